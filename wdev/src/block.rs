@@ -1,0 +1,140 @@
+//! What a front-end (NBD, FUSE) needs of a block device: its size, and a way to submit requests.
+//!
+//! Requests complete through a callback, in any order. Everything is in bytes; offsets and lengths must be multiples of
+//! 512 and lie inside the device, else the request completes with [`IoErrno::EINVAL`] (or `ENOSPC` for a write that
+//! begins or ends behind the end). The physical block size is only advice for the guest and the log's layout.
+
+use std::fmt;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use walb_common::types::{LB_SIZE, PhysicalBlockSize};
+
+/// A block device as front-ends see it.
+pub trait BlockDevice: Send + Sync + 'static {
+    /// The present size in bytes; can grow while the device is in use.
+    fn size(&self) -> u64;
+
+    /// The physical block size: advice for the guest, any multiple of 512 is accepted.
+    fn pbs(&self) -> PhysicalBlockSize;
+
+    /// True once writes are refused (after an error of the log device, until a restart).
+    fn read_only(&self) -> bool;
+
+    /// Queues a request and returns. The callback runs later on one of the device's threads, or at once for a request that is
+    /// refused: it must be short and must not wait for another request of the same device.
+    ///
+    /// The queue itself is not bounded: a front-end bounds the bytes it has in flight.
+    fn submit(&self, request: IoRequest);
+}
+
+/// The callback of a request: the data read, or an empty [`Bytes`] for everything but a read.
+pub type Done = Box<dyn FnOnce(Result<Bytes, IoErrno>) + Send>;
+
+/// A request with its callback.
+pub struct IoRequest {
+    /// What to do.
+    pub op: IoOp,
+    /// Called once with the result.
+    pub done: Done,
+}
+
+impl fmt::Debug for IoRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.op.fmt(f)
+    }
+}
+
+/// An operation on a block device. `fua`: complete only when the operation itself is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IoOp {
+    /// Read `len` bytes at `offset`.
+    Read {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// Write `data` at `offset`.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// What to write.
+        data: Bytes,
+        /// Durable before completion.
+        fua: bool,
+    },
+    /// Forget a range; later reads give zeros.
+    Discard {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Durable before completion.
+        fua: bool,
+    },
+    /// Make a range zero.
+    WriteZeroes {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Durable before completion.
+        fua: bool,
+        /// The range must stay allocated.
+        no_hole: bool,
+    },
+    /// Make everything completed before durable.
+    Flush,
+}
+
+impl IoOp {
+    /// Checks offset and length against a device of `size` bytes.
+    pub fn check(&self, size: u64) -> Result<(), IoErrno> {
+        let (offset, len, writes) = match self {
+            Self::Read { offset, len } => (*offset, u64::from(*len), false),
+            Self::Write { offset, data, .. } => (*offset, data.len() as u64, true),
+            Self::Discard { offset, len, .. } | Self::WriteZeroes { offset, len, .. } => {
+                (*offset, *len, true)
+            }
+            Self::Flush => return Ok(()),
+        };
+        if !offset.is_multiple_of(LB_SIZE) || !len.is_multiple_of(LB_SIZE) {
+            return Err(IoErrno::EINVAL);
+        }
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            _ if writes => Err(IoErrno::ENOSPC),
+            _ => Err(IoErrno::EINVAL),
+        }
+    }
+}
+
+/// The errno a request failed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("errno {0}")]
+pub struct IoErrno(pub i32);
+
+impl IoErrno {
+    /// The device failed.
+    pub const EIO: Self = Self(5);
+    /// The request is malformed: not in multiples of 512, or a read behind the end.
+    pub const EINVAL: Self = Self(22);
+    /// A write behind the end.
+    pub const ENOSPC: Self = Self(28);
+    /// The device takes no writes since an error of the log device.
+    pub const EROFS: Self = Self(30);
+    /// The device is being stopped.
+    pub const ESHUTDOWN: Self = Self(108);
+}
+
+/// Submits an operation and waits for it. Never call this from a [`Done`] callback.
+pub fn submit_and_wait(device: &dyn BlockDevice, op: IoOp) -> Result<Bytes, IoErrno> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let done: Done = Box::new(move |result| {
+        // The receiver outlives the request; a failed send would mean it is gone, and nobody waits.
+        let _ = sender.send(result);
+    });
+    device.submit(IoRequest { op, done });
+    receiver.recv().unwrap_or(Err(IoErrno::ESHUTDOWN))
+}

@@ -1,0 +1,53 @@
+//! A device's configuration: what `wdevc create-wdev` sends and `walb-wdev` keeps in `DIR/devices/NAME.toml`.
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+/// A device as it is stored. Unknown keys are refused; names carry units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// The device's name (1 to 64 characters of `0-9 a-z A-Z -`).
+    pub name: String,
+    /// The log device: a file or a block device, formatted.
+    pub ldev: Utf8PathBuf,
+    /// The data device: a file or a block device.
+    pub ddev: Utf8PathBuf,
+    /// Serve NBD on this unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd: Option<Utf8PathBuf>,
+    /// Mount a directory with the device as one file here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuse: Option<Utf8PathBuf>,
+    /// Bounds and intervals.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Bounds and intervals of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes acknowledged and not yet on the data device; writers wait beyond it.
+    pub pending_max_mib: u32,
+    /// The log is synced at least so often while there is unsynced log.
+    pub log_sync_interval_ms: u32,
+    /// Between automatic checkpoints; 0 is off.
+    pub checkpoint_interval_ms: u32,
+    /// Log kept in memory for those who follow it.
+    pub log_tail_mib: u32,
+    /// Most data of one logpack.
+    pub logpack_max_kib: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pending_max_mib: 64,
+            log_sync_interval_ms: 100,
+            checkpoint_interval_ms: 10_000,
+            log_tail_mib: 16,
+            logpack_max_kib: 1024,
+        }
+    }
+}
