@@ -1,1 +1,3 @@
 //! storage-server
+
+pub mod plan;
