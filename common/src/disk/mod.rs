@@ -1,3 +1,9 @@
-//! Durable files: the only place that writes small files, replaces files and names fault points.
+//! Durable files: the only place that replaces small files, removes files for good and names fault points.
+//!
+//! The order of every replacement: temporary file in the same directory, write, fsync, rename over the target, fsync of
+//! the directory. Whoever reads the target sees the old content or the new, never a mixture, whatever happened.
 
+mod durable;
 pub mod fault;
+
+pub use durable::{remove_durable, rename_durable, replace_durable, sync_dir, temporary_path, TEMPORARY_SUFFIX};

@@ -149,7 +149,7 @@ fn find_in<S: Named, D: Named, C: Named>(
 }
 
 /// Checks a command against its rule; a command without one is accepted always.
-fn check_rule<S: Named, D: Named, C: Named, A: Named>(
+pub(crate) fn check_rule<S: Named, D: Named, C: Named, A: Named>(
     rules: &'static [Rule<S, D, C, A>],
     command: C,
     state: State<S, D>,
