@@ -20,4 +20,6 @@ pub mod block;
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod fuse;
 pub mod kernel;
+pub mod nbd;

@@ -1,0 +1,304 @@
+//! What a connection has in flight, and the answers on their way out.
+//!
+//! ```text
+//!  reader --claim(cost)--> [ requests in flight ] --answer--> queue --> writer thread --> socket
+//!            ^ waits while the window is full                              |
+//!            +------------------- room is given back when the answer has left
+//! ```
+//!
+//! Answers come from the device's threads, which must never wait for a client: they only push here. Since a request's
+//! room (its payload or the data it asked for) returns only when its answer has been written, a client that does not
+//! read fills its own window, then its connection is not read any more; nothing else notices.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::protocol::{
+    CHUNK_BYTES, CHUNK_DONE, CHUNK_ERROR, CHUNK_OFFSET_DATA, Errno, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+};
+use super::transport::Transport;
+
+/// Answers written by one system call.
+const BATCH: usize = 128;
+/// An answer up to this size may be written by the device's thread itself, if that cannot wait.
+const WRITE_NOW_BYTES: usize = 64 << 10;
+const HEAD_BYTES: usize = CHUNK_BYTES + 8;
+
+/// One encoded answer.
+#[derive(Debug)]
+pub struct Reply {
+    head: [u8; HEAD_BYTES],
+    head_length: usize,
+    data: Bytes,
+    /// What the request claimed.
+    cost: u64,
+}
+
+impl Reply {
+    /// `magic, error, cookie`, then the data of a read.
+    pub fn simple(cookie: u64, result: Result<Bytes, Errno>, cost: u64) -> Self {
+        let (code, data) = match result {
+            Ok(data) => (0, data),
+            Err(errno) => (errno.code(), Bytes::new()),
+        };
+        let mut head = [0; HEAD_BYTES];
+        head[0..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+        head[4..8].copy_from_slice(&code.to_be_bytes());
+        head[8..16].copy_from_slice(&cookie.to_be_bytes());
+        Self {
+            head,
+            head_length: SIMPLE_REPLY_BYTES,
+            data,
+            cost,
+        }
+    }
+
+    /// The answer to a read as one structured chunk: `magic, flags, type, cookie, length`, then offset and data, or
+    /// error number and an empty message.
+    pub fn structured(cookie: u64, offset: u64, result: Result<Bytes, Errno>, cost: u64) -> Self {
+        let mut head = [0; HEAD_BYTES];
+        let (kind, tail_length, data) = match result {
+            Ok(data) => {
+                head[20..28].copy_from_slice(&offset.to_be_bytes());
+                (CHUNK_OFFSET_DATA, 8, data)
+            }
+            Err(errno) => {
+                head[20..24].copy_from_slice(&errno.code().to_be_bytes());
+                (CHUNK_ERROR, 6, Bytes::new())
+            }
+        };
+        let length = u32::try_from(tail_length + data.len()).unwrap_or(u32::MAX);
+        head[0..4].copy_from_slice(&STRUCTURED_REPLY_MAGIC.to_be_bytes());
+        head[4..6].copy_from_slice(&CHUNK_DONE.to_be_bytes());
+        head[6..8].copy_from_slice(&kind.to_be_bytes());
+        head[8..16].copy_from_slice(&cookie.to_be_bytes());
+        head[16..20].copy_from_slice(&length.to_be_bytes());
+        Self {
+            head,
+            head_length: CHUNK_BYTES + tail_length,
+            data,
+            cost,
+        }
+    }
+
+    fn length(&self) -> usize {
+        self.head_length + self.data.len()
+    }
+
+    fn parts(&self) -> [&[u8]; 2] {
+        [&self.head[..self.head_length], &self.data]
+    }
+}
+
+/// How much one connection may have in flight.
+#[derive(Debug, Clone, Copy)]
+pub struct WindowLimits {
+    /// Requests.
+    pub requests: usize,
+    /// Bytes of payload, both ways. One request larger than this goes alone.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: usize,
+    bytes: u64,
+    queue: VecDeque<Reply>,
+    /// Bytes of the queue's first answer that have been written.
+    sent: usize,
+    /// Somebody is writing to the socket; nobody else may.
+    writing: bool,
+    reader_waits: bool,
+    /// No more requests come.
+    no_more: bool,
+    /// Answers cannot be delivered any more; they are dropped.
+    broken: bool,
+}
+
+/// See the module.
+pub struct Window {
+    limits: WindowLimits,
+    transport: Arc<dyn Transport>,
+    state: Mutex<State>,
+    /// For the reader: room in the window, or all answered.
+    room: Condvar,
+    /// For the writer: something to write, or the end.
+    work: Condvar,
+}
+
+impl Window {
+    /// An empty window.
+    pub fn new(limits: WindowLimits, transport: Arc<dyn Transport>) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            transport,
+            state: Mutex::default(),
+            room: Condvar::new(),
+            work: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room for one request of `cost` bytes. False: the connection is broken.
+    pub fn claim(&self, cost: u64) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.broken {
+                return false;
+            }
+            let fits = state.requests < self.limits.requests
+                && state.bytes.saturating_add(cost) <= self.limits.bytes;
+            if fits || state.requests == 0 {
+                state.requests += 1;
+                state.bytes += cost;
+                return true;
+            }
+            state.reader_waits = true;
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.reader_waits = false;
+        }
+    }
+
+    /// Gives back the room of a request that will have no answer.
+    pub fn forfeit(&self, cost: u64) {
+        self.release(&mut self.lock(), 1, cost);
+    }
+
+    fn release(&self, state: &mut State, requests: usize, bytes: u64) {
+        state.requests -= requests;
+        state.bytes -= bytes;
+        if state.reader_waits {
+            self.room.notify_one();
+        }
+        if state.requests == 0 && state.no_more {
+            self.work.notify_one();
+        }
+    }
+
+    /// Takes the answer of a claimed request. Never waits for the client.
+    pub fn answer(&self, reply: Reply) {
+        let mut state = self.lock();
+        if state.broken {
+            return self.release(&mut state, 1, reply.cost);
+        }
+        // The only request in flight: nothing to batch with, and handing it to the writer would cost a switch of
+        // threads, which is most of the latency of a small request. So it is written here, as far as that cannot wait.
+        let alone = state.requests == 1 && state.queue.is_empty() && !state.writing;
+        if alone && reply.length() <= WRITE_NOW_BYTES {
+            state.writing = true;
+            drop(state);
+            let [head, data] = reply.parts();
+            let sent = self
+                .transport
+                .write_now(&[IoSlice::new(head), IoSlice::new(data)]);
+            state = self.lock();
+            state.writing = false;
+            match sent {
+                Ok(n) if n >= reply.length() => {
+                    self.release(&mut state, 1, reply.cost);
+                    if !state.queue.is_empty() {
+                        self.work.notify_one();
+                    }
+                    return;
+                }
+                // The rest, or the same error again, is the writer's. Others may have queued meanwhile: go before them.
+                sent => {
+                    state.sent = sent.unwrap_or(0);
+                    state.queue.push_front(reply);
+                    self.work.notify_one();
+                    return;
+                }
+            }
+        }
+        state.queue.push_back(reply);
+        if !state.writing {
+            self.work.notify_one();
+        }
+    }
+
+    /// No more requests come: the writer ends when the last one is answered.
+    pub fn no_more_requests(&self) {
+        self.lock().no_more = true;
+        self.work.notify_one();
+    }
+
+    /// The writer thread: writes answers until there are no more, or the connection breaks.
+    pub fn write_replies(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut state = self.lock();
+        loop {
+            while state.writing || state.queue.is_empty() {
+                if state.no_more && state.requests == 0 {
+                    return Ok(());
+                }
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let count = state.queue.len().min(BATCH);
+            batch.extend(state.queue.drain(..count));
+            let sent = std::mem::take(&mut state.sent);
+            state.writing = true;
+            drop(state);
+            let written = write_batch(out, &batch, sent);
+            let bytes = batch.iter().map(|reply| reply.cost).sum();
+            batch.clear();
+            state = self.lock();
+            state.writing = false;
+            self.release(&mut state, count, bytes);
+            if let Err(source) = written {
+                return self.break_off(state, source);
+            }
+        }
+    }
+
+    /// Drops what cannot be delivered, wakes the reader out of its read, and waits until the device has answered all,
+    /// so that nothing of this connection is in flight once it is closed.
+    fn break_off(&self, mut state: MutexGuard<'_, State>, source: io::Error) -> io::Result<()> {
+        state.broken = true;
+        let queue = std::mem::take(&mut state.queue);
+        self.release(
+            &mut state,
+            queue.len(),
+            queue.iter().map(|reply| reply.cost).sum(),
+        );
+        self.room.notify_one();
+        self.transport.shutdown();
+        while !(state.no_more && state.requests == 0) {
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Err(source)
+    }
+
+    #[cfg(test)]
+    pub fn in_flight(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.requests, state.bytes)
+    }
+}
+
+/// Writes every answer of the batch, of which the first `sent` bytes have already left.
+fn write_batch(out: &mut dyn Write, batch: &[Reply], sent: usize) -> io::Result<()> {
+    let mut parts: Vec<IoSlice<'_>> = batch
+        .iter()
+        .flat_map(Reply::parts)
+        .filter(|part| !part.is_empty())
+        .map(IoSlice::new)
+        .collect();
+    let mut rest = parts.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, sent);
+    while !rest.is_empty() {
+        match out.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    out.flush()
+}
