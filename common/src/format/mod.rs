@@ -10,10 +10,12 @@
 //! given before using it; a value in hand is therefore one that was believed.
 
 pub mod checksum;
+pub mod compress;
 
 pub mod log_device;
 pub mod read_at;
 
+pub mod wdiff;
 pub mod wlog;
 
 use std::io::{self, Read};

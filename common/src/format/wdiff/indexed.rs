@@ -1,0 +1,315 @@
+//! The indexed layout: images in the order they came, found through an index at the end.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
+use super::indexed_record::{INDEX_RECORD_SIZE, INDEX_SUPER_SIZE, IndexRecord, IndexSuper};
+use super::record::{Content, Data, Image, RecordKind, WdiffRecord};
+use super::sorted::{WriteStats, WriteWdiffError};
+use super::{MAX_IMAGE_BYTES, ReadWdiffError};
+use crate::format::read_at::ReadAt;
+use crate::types::{Compression, Lb, Uuid};
+
+/// Index records read at once.
+const INDEX_CHUNK: u64 = 256;
+/// Images kept because a later record may share them. Pieces of one image lie close together in address order.
+const CACHED_IMAGES: usize = 8;
+
+/// Reads an indexed wdiff, record by record in address order. Every MUST check of the format is made on the way,
+/// except that an image's decompressed size is checked when it is decompressed.
+#[derive(Debug)]
+pub struct IndexedReader<R> {
+    input: R,
+    header: WdiffFileHeader,
+    index: IndexSuper,
+    next: u64,
+    chunk: Vec<u8>,
+    chunk_from: u64,
+    from: Lb,
+    images: VecDeque<(IndexRecord, Arc<Image>)>,
+    max_image: usize,
+}
+
+impl<R: ReadAt> IndexedReader<R> {
+    /// Reads the file header and the index super of a file of `file_size` bytes.
+    pub fn open(input: R, file_size: u64) -> Result<Self, ReadWdiffError> {
+        let mut bytes = [0; WDIFF_HEADER_SIZE];
+        let position = file_size;
+        if file_size < (WDIFF_HEADER_SIZE + INDEX_SUPER_SIZE) as u64 {
+            return Err(ReadWdiffError::Truncated {
+                position,
+                part: "file header or index super",
+            });
+        }
+        read(&input, &mut bytes, 0)?;
+        let header = WdiffFileHeader::decode(&bytes)?;
+        if header.layout != Layout::Indexed {
+            return Err(ReadWdiffError::field("file header", 0, "type", 0, "1 (indexed)"));
+        }
+        let mut bytes = [0; INDEX_SUPER_SIZE];
+        read(&input, &mut bytes, file_size - INDEX_SUPER_SIZE as u64)?;
+        let index = IndexSuper::decode(&bytes, file_size)?;
+        Ok(Self {
+            input,
+            header,
+            index,
+            next: 0,
+            chunk: Vec::new(),
+            chunk_from: 0,
+            from: Lb(0),
+            images: VecDeque::new(),
+            max_image: MAX_IMAGE_BYTES,
+        })
+    }
+
+    /// Takes images of up to this many bytes, decompressed.
+    #[must_use]
+    pub fn max_image_bytes(mut self, max: usize) -> Self {
+        self.max_image = max;
+        self
+    }
+
+    /// The file header.
+    pub fn header(&self) -> &WdiffFileHeader {
+        &self.header
+    }
+
+    /// The index super.
+    pub fn index(&self) -> &IndexSuper {
+        &self.index
+    }
+
+    /// The next index record, without its data; None at the end.
+    pub fn next_index_record(&mut self) -> Result<Option<IndexRecord>, ReadWdiffError> {
+        let total = u64::from(self.index.n_records);
+        if self.next == total {
+            return Ok(None);
+        }
+        let position_of = |n: u64| self.index.index_offset + n * INDEX_RECORD_SIZE as u64;
+        if self.next == self.chunk_from + (self.chunk.len() / INDEX_RECORD_SIZE) as u64 {
+            let count = INDEX_CHUNK.min(total - self.next) as usize;
+            self.chunk.resize(count * INDEX_RECORD_SIZE, 0);
+            self.chunk_from = self.next;
+            read(&self.input, &mut self.chunk, position_of(self.next))?;
+        }
+        let at = (self.next - self.chunk_from) as usize * INDEX_RECORD_SIZE;
+        let record = IndexRecord::decode(
+            &self.chunk[at..at + INDEX_RECORD_SIZE],
+            position_of(self.next),
+            self.from,
+            self.index.index_offset,
+            self.max_image,
+        )?;
+        self.next += 1;
+        self.from = Lb(record.address.0 + record.blocks.0);
+        Ok(Some(record))
+    }
+
+    /// The next record, its stored image verified; None at the end.
+    pub fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
+        let Some(record) = self.next_index_record()? else {
+            return Ok(None);
+        };
+        let content = match record.kind {
+            RecordKind::AllZero => Content::AllZero,
+            RecordKind::Discard => Content::Discard,
+            RecordKind::Normal => {
+                let image = self.image(&record)?;
+                Content::Normal(Data::whole(image).slice(record.io_offset, record.blocks))
+            }
+        };
+        Ok(Some(WdiffRecord {
+            address: record.address,
+            blocks: record.blocks,
+            content,
+        }))
+    }
+
+    fn image(&mut self, record: &IndexRecord) -> Result<Arc<Image>, ReadWdiffError> {
+        // Only normal records get here: the data offset of the others means nothing and may equal an image's.
+        let same = |known: &IndexRecord| {
+            (
+                known.data_offset,
+                known.data_size,
+                known.orig_blocks,
+                known.io_checksum,
+                known.compression,
+            ) == (
+                record.data_offset,
+                record.data_size,
+                record.orig_blocks,
+                record.io_checksum,
+                record.compression,
+            )
+        };
+        if let Some((_, image)) = self.images.iter().find(|(known, _)| same(known)) {
+            return Ok(Arc::clone(image));
+        }
+        let mut stored = vec![0; record.data_size as usize];
+        read(&self.input, &mut stored, record.data_offset)?;
+        let image = Arc::new(Image::stored(
+            record.compression,
+            stored.into(),
+            record.orig_blocks,
+            None,
+        ));
+        let (found, expected) = (image.checksum(), record.io_checksum);
+        if found != expected {
+            let position = record.data_offset;
+            return Err(ReadWdiffError::Checksum {
+                part: "image",
+                position,
+                found,
+                expected,
+            });
+        }
+        if record.blocks < record.orig_blocks {
+            self.images.push_back((*record, Arc::clone(&image)));
+            let mut kept: u64 = self.images.iter().map(|(r, _)| r.orig_blocks.bytes()).sum();
+            while self.images.len() > CACHED_IMAGES || (kept > self.max_image as u64 && self.images.len() > 1)
+            {
+                kept -= self.images.pop_front().map_or(0, |(r, _)| r.orig_blocks.bytes());
+            }
+        }
+        Ok(image)
+    }
+}
+
+fn read(input: &impl ReadAt, buf: &mut [u8], position: u64) -> Result<(), ReadWdiffError> {
+    input
+        .read_exact_at(buf, position)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => ReadWdiffError::Truncated {
+                position,
+                part: "indexed file",
+            },
+            _ => ReadWdiffError::Io { position, source },
+        })
+}
+
+/// Where an image was stored; index records are made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its compression.
+    pub compression: Compression,
+    /// Byte position in the file.
+    pub data_offset: u64,
+    /// Stored bytes.
+    pub data_size: u32,
+    /// Of the stored bytes.
+    pub checksum: u32,
+    /// Logical blocks, decompressed.
+    pub blocks: Lb,
+}
+
+/// Writes an indexed wdiff: images as they come, the index at the end. Without [`IndexedWriter::finish`] readers
+/// refuse the file.
+#[derive(Debug)]
+pub struct IndexedWriter<W> {
+    out: W,
+    position: u64,
+    n_data: u32,
+}
+
+impl<W: Write> IndexedWriter<W> {
+    /// Writes the file header. `uuid` is nil where unknown.
+    pub fn new(out: W, uuid: Uuid) -> Result<Self, WriteWdiffError> {
+        let mut writer = Self {
+            out,
+            position: 0,
+            n_data: 0,
+        };
+        writer.put(
+            &WdiffFileHeader {
+                layout: Layout::Indexed,
+                uuid,
+            }
+            .encode(),
+        )?;
+        Ok(writer)
+    }
+
+    /// Appends an image.
+    pub fn add_image(&mut self, image: &Image) -> Result<StoredImage, WriteWdiffError> {
+        let blocks = image.blocks();
+        let too_large = || WriteWdiffError::TooLarge {
+            address: Lb(0),
+            blocks,
+        };
+        let data_size = u32::try_from(image.stored_bytes().len()).map_err(|_| too_large())?;
+        let data_offset = self.position;
+        self.put(image.stored_bytes())?;
+        self.n_data = self.n_data.saturating_add(1);
+        Ok(StoredImage {
+            compression: image.compression(),
+            data_offset,
+            data_size,
+            checksum: image.checksum(),
+            blocks,
+        })
+    }
+
+    /// Counts an IO without data.
+    pub fn add_dataless(&mut self) {
+        self.n_data = self.n_data.saturating_add(1);
+    }
+
+    /// Bytes written so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Writes the index, whose records come in address order. Gives the stream back, unflushed.
+    pub fn finish(
+        mut self,
+        records: impl IntoIterator<Item = IndexRecord>,
+    ) -> Result<(W, WriteStats), WriteWdiffError> {
+        let index_offset = self.position.next_multiple_of(8);
+        self.put(&[0; 8][..(index_offset - self.position) as usize])?;
+        let (mut count, mut from) = (0u64, Lb(0));
+        let mut buf = Vec::with_capacity(INDEX_CHUNK as usize * INDEX_RECORD_SIZE);
+        for record in records {
+            if record.address < from {
+                return Err(WriteWdiffError::Order {
+                    found: record.address,
+                    expected: from,
+                });
+            }
+            from = Lb(record.address.0 + record.blocks.0);
+            buf.extend_from_slice(&record.encode());
+            count += 1;
+            if buf.len() == buf.capacity() {
+                self.put(&buf)?;
+                buf.clear();
+            }
+        }
+        self.put(&buf)?;
+        let n_records = u32::try_from(count).map_err(|_| WriteWdiffError::TooMany(count))?;
+        self.put(
+            &IndexSuper {
+                index_offset,
+                n_records,
+                n_data: self.n_data,
+            }
+            .encode(),
+        )?;
+        Ok((
+            self.out,
+            WriteStats {
+                records: count,
+                bytes: self.position,
+            },
+        ))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), WriteWdiffError> {
+        let position = self.position;
+        self.out
+            .write_all(bytes)
+            .map_err(|source| WriteWdiffError::Io { position, source })?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+}
