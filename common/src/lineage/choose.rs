@@ -94,7 +94,7 @@ impl DiffSet {
 
     /// Every diff that merges into one, starting from the first at or after `gid`: at each step the mergeable one that
     /// reaches farthest.
-    fn longest_merge(&self, gid: Gid) -> Vec<MetaDiff> {
+    pub(super) fn longest_merge(&self, gid: Gid) -> Vec<MetaDiff> {
         let Some(first_gid) = self.starting_from(gid).next().map(|d| d.begin().begin()) else {
             return Vec::new();
         };

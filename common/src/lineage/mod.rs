@@ -22,6 +22,8 @@ mod snapshot;
 
 #[cfg(test)]
 mod block_model;
+#[cfg(test)]
+mod fixture;
 
 pub use base_state::{BaseState, NotApplicable};
 pub use choose::{MergeLimits, MergeUntil, NoMergeableDiff, Restorable};
