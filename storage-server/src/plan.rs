@@ -121,6 +121,14 @@ pub enum Next {
     Send(Transfer),
     /// Nothing can be sent now. Look again when the device reports something new, and after this time if there is one.
     Wait(Option<Duration>),
+    /// The device's log ends before what the records name: it is not the log they are about, and no waiting helps. Only
+    /// a reset and a backup do.
+    LogWentBack {
+        /// Where the log ends.
+        latest: Lsid,
+        /// Where it was once before.
+        recorded: Lsid,
+    },
 }
 
 /// One transfer to make.
@@ -149,6 +157,13 @@ pub fn choose_transfer(
     limits: Limits,
     now: Timestamp,
 ) -> Next {
+    let recorded = queue.last().map_or(done.lsid, |r| r.lsid.max(done.lsid));
+    if recorded > lsids.latest {
+        return Next::LogWentBack {
+            latest: lsids.latest,
+            recorded,
+        };
+    }
     let waiting = &queue[queue.iter().take_while(|r| is_delivered(done, r)).count()..];
     let wait = Next::Wait(check_again_after(done, lsids, limits.max_pb));
     let Some(newest) = waiting.last() else {
