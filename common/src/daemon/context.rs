@@ -62,6 +62,7 @@ impl DaemonContext {
     /// Who we are, for `/v1/node`.
     pub fn info(&self) -> NodeInfo {
         let current = self.tls.current();
+        let (stream_bytes_sent, stream_bytes_received) = crate::wire::stream::totals();
         NodeInfo {
             host_type: current.identity.role.to_string(),
             node_id: current.identity.node,
@@ -71,6 +72,8 @@ impl DaemonContext {
             stream_version: crate::wire::STREAM_VERSION,
             started: self.started,
             certificate_expires: Timestamp(u64::try_from(current.expires).unwrap_or(0)),
+            stream_bytes_sent,
+            stream_bytes_received,
         }
     }
 }

@@ -171,14 +171,12 @@ impl Jobs {
     /// Asks a running job to end; it does at its next safe point.
     pub async fn cancel(&self, id: u64) -> Result<Job, ApiError> {
         let context = self.lock().get(&id).cloned();
-        match context {
-            Some(context) => context.cancel.cancel(),
-            None => {
-                let job = self.get(id).await?;
-                return Err(ApiError::new(ErrorCode::WrongState, format!("job {id} has ended"))
-                    .state(format!("{:?}", job.state)));
-            }
-        }
+        let Some(context) = context else {
+            let job = self.get(id).await?;
+            let error = ApiError::new(ErrorCode::WrongState, format!("job {id} has ended"));
+            return Err(error.state(format!("{:?}", job.state)));
+        };
+        context.cancel.cancel();
         self.get(id).await
     }
 

@@ -23,6 +23,10 @@ pub struct NodeInfo {
     pub started: Timestamp,
     /// End of its certificate's validity.
     pub certificate_expires: Timestamp,
+    /// Bytes of frames its streams have sent since the process started (before TLS).
+    pub stream_bytes_sent: u64,
+    /// Bytes of frames its streams have received since the process started (before TLS).
+    pub stream_bytes_received: u64,
 }
 
 /// One line of the list of volumes.

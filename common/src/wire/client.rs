@@ -263,13 +263,11 @@ fn decode<A: DeserializeOwned>(address: &str, status: StatusCode, body: &[u8]) -
             detail: format!("status {status}, body does not fit: {e}"),
         });
     }
-    match serde_json::from_slice::<ApiError>(body) {
-        Ok(error) => Err(ClientError::Api(error)),
-        Err(_) => {
-            let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-            Err(ClientError::Answer { address: address.to_owned(), detail: format!("status {status}: {text}") })
-        }
+    if let Ok(error) = serde_json::from_slice::<ApiError>(body) {
+        return Err(ClientError::Api(error));
     }
+    let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+    Err(ClientError::Answer { address: address.to_owned(), detail: format!("status {status}: {text}") })
 }
 
 /// `HOST:PORT` resolved; the first address is taken.

@@ -5,6 +5,7 @@
 //! Every wait has a deadline; a side that works long between frames sends pings.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,14 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Frames that may be queued while waiting for credit: an answer and an error, no more in any of our protocols.
 const QUEUED_MAX: usize = 16;
+
+static TOTAL_SENT: AtomicU64 = AtomicU64::new(0);
+static TOTAL_RECEIVED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes sent and received by all streams of this process (frames, before TLS).
+pub fn totals() -> (u64, u64) {
+    (TOTAL_SENT.load(Ordering::Relaxed), TOTAL_RECEIVED.load(Ordering::Relaxed))
+}
 
 /// Any full-duplex byte channel.
 pub trait Channel: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -247,7 +256,9 @@ impl Stream {
                 }
             }
         }
-        self.sent += (super::frame::HEADER_LEN + frame.payload.len()) as u64;
+        let bytes = (super::frame::HEADER_LEN + frame.payload.len()) as u64;
+        self.sent += bytes;
+        TOTAL_SENT.fetch_add(bytes, Ordering::Relaxed);
         result
     }
 
@@ -268,7 +279,9 @@ impl Stream {
                 Ok(result) => result.map_err(|source| StreamError::Frame { what, source })?,
                 Err(_) => return Err(StreamError::Deadline { what, after }),
             };
-            self.received += (super::frame::HEADER_LEN + frame.payload.len()) as u64;
+            let bytes = (super::frame::HEADER_LEN + frame.payload.len()) as u64;
+            self.received += bytes;
+            TOTAL_RECEIVED.fetch_add(bytes, Ordering::Relaxed);
             match frame.kind {
                 Kind::Ping => {}
                 Kind::Credit => {
