@@ -119,7 +119,13 @@ pub struct ArchiveStatus {
     pub last_error: Option<String>,
     /// Age of the oldest waiting diff in seconds.
     pub delay_measured: u64,
+    /// Diffs that turned out to be damaged: their files were set aside (renamed to `*.bad`) and are not sent.
+    #[serde(default)]
+    pub damaged: Vec<String>,
 }
+
+/// Answer of GET `archives`: by name.
+pub type Archives = std::collections::BTreeMap<String, ArchiveInfo>;
 
 /// Answer of `diffs[?archive=NAME]`: by begin gid.
 pub type Diffs = Vec<MetaDiff>;
