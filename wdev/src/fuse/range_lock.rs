@@ -110,11 +110,9 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    fn lock_with_channel() -> (
-        Arc<RangeLock>,
-        mpsc::Sender<(u32, Held)>,
-        mpsc::Receiver<(u32, Held)>,
-    ) {
+    type Started = (u32, Held);
+
+    fn lock_with_channel() -> (Arc<RangeLock>, mpsc::Sender<Started>, mpsc::Receiver<Started>) {
         let (sender, receiver) = mpsc::channel();
         (Arc::default(), sender, receiver)
     }

@@ -95,7 +95,14 @@ pub fn negotiate(
         source,
     })?;
 
-    let flags = u32::from_be_bytes(take(input, "read the client's flags")?);
+    let flags = match take(input, "read the client's flags") {
+        Ok(raw) => u32::from_be_bytes(raw),
+        // Somebody only looked whether we are there.
+        Err(HandshakeError::Io { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
     let known = u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
     if flags & !known != 0 || flags & u32::from(FLAG_FIXED_NEWSTYLE) == 0 {
         return Err(HandshakeError::ClientFlags { found: flags });

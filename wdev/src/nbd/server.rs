@@ -390,7 +390,11 @@ impl Read for Deadline<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.transport.set_timeout(Some(left))?;
-        self.input.read(buffer)
+        self.input.read(buffer).map_err(|e| match e.kind() {
+            // What a socket says when its timeout has passed.
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => e,
+        })
     }
 }
 

@@ -274,12 +274,6 @@ impl Window {
         }
         Err(source)
     }
-
-    #[cfg(test)]
-    pub fn in_flight(&self) -> (usize, u64) {
-        let state = self.lock();
-        (state.requests, state.bytes)
-    }
 }
 
 /// Writes every answer of the batch, of which the first `sent` bytes have already left.
