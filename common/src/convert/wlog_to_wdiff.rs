@@ -1,0 +1,267 @@
+//! wlog to wdiff: every IO of the log laid over those before it; what is left is the net effect.
+//!
+//! The indexed converter stores images as they come and keeps only the index in memory; the sorted one keeps the data.
+
+use std::io::Write;
+
+use crate::convert::overlay::{Cut, Overlay, Piece};
+use crate::format::compress::Compressor;
+use crate::format::log_device::{Logpack, RecordKind as LogRecordKind};
+use crate::format::wdiff::{
+    Content, Image, IndexRecord, IndexedWriter, RecordKind, SortedWriter, StoredImage, WdiffRecord,
+    WriteStats, WriteWdiffError,
+};
+use crate::types::{Compression, CompressionSetting, Lb, Uuid};
+
+/// Largest piece unless told otherwise: 1 MiB.
+pub const DEFAULT_MAX_IO: Lb = Lb(2048);
+
+/// A log cannot be converted on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The wdiff could not be written.
+    #[error("write the wdiff")]
+    Write(#[from] WriteWdiffError),
+    /// A record of the log ends beyond the last address.
+    #[error("log record at address {address} of {blocks} blocks ends beyond the largest address")]
+    Range {
+        /// Its address.
+        address: Lb,
+        /// Its size.
+        blocks: Lb,
+    },
+}
+
+/// What a conversion did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConvertStats {
+    /// Logpacks taken.
+    pub packs: u64,
+    /// Log records taken, padding not counted.
+    pub ios: u64,
+    /// Their size on the volume, discards not counted.
+    pub written: Lb,
+    /// The wdiff.
+    pub wdiff: WriteStats,
+}
+
+/// One IO of a log, as a wdiff sees it.
+enum Io {
+    Discard,
+    AllZero,
+    Normal(bytes::Bytes),
+}
+
+/// Hands every IO of a pack to `take`, in order. The pack's checksums have been verified by whoever read it.
+fn each_io<E: From<ConvertError>>(
+    pack: &Logpack,
+    stats: &mut ConvertStats,
+    mut take: impl FnMut(u64, u64, Io) -> Result<(), E>,
+) -> Result<(), E> {
+    stats.packs += 1;
+    for (record, data) in pack.records() {
+        let (address, blocks) = (record.offset, record.size);
+        let io = match record.kind {
+            LogRecordKind::Padding => continue,
+            LogRecordKind::Discard => Io::Discard,
+            LogRecordKind::Normal if is_zero(&data) => Io::AllZero,
+            LogRecordKind::Normal => Io::Normal(data),
+        };
+        if address.0.checked_add(blocks.0).is_none() {
+            return Err(ConvertError::Range { address, blocks }.into());
+        }
+        stats.ios += 1;
+        if !matches!(io, Io::Discard) {
+            stats.written.0 += blocks.0;
+        }
+        take(address.0, blocks.0, io)?;
+    }
+    Ok(())
+}
+
+/// Whether data are all zero.
+pub fn is_zero(data: &[u8]) -> bool {
+    // In runs, so that the compiler compares many bytes at once, yet data are given up at the first run that is not.
+    data.chunks(256)
+        .all(|run| run.iter().fold(0, |any, &b| any | b) == 0)
+}
+
+/// Where a piece's data are in the file being written.
+#[derive(Debug, Clone, Copy)]
+struct InFile {
+    kind: RecordKind,
+    image: StoredImage,
+    io_offset: u32,
+}
+
+impl Piece for InFile {
+    fn part(&self, skip: u64, _: u64) -> Self {
+        match self.kind {
+            // Images have at most 65535 blocks.
+            RecordKind::Normal => Self {
+                io_offset: self.io_offset + skip as u32,
+                ..*self
+            },
+            RecordKind::AllZero | RecordKind::Discard => *self,
+        }
+    }
+}
+
+/// Converts packs into an indexed wdiff while they come.
+#[derive(Debug)]
+pub struct IndexedConverter<W> {
+    writer: IndexedWriter<W>,
+    compressor: Compressor,
+    overlay: Overlay<InFile>,
+    stats: ConvertStats,
+}
+
+impl<W: Write> IndexedConverter<W> {
+    /// Starts a wdiff of the log sequence `uuid`. `max_io` bounds its pieces; 0 for no bound.
+    pub fn new(out: W, uuid: Uuid, setting: CompressionSetting, max_io: Lb) -> Result<Self, ConvertError> {
+        Ok(Self {
+            writer: IndexedWriter::new(out, uuid)?,
+            compressor: Compressor::new(setting),
+            overlay: Overlay::new(Cut::Aligned(max_io.0)),
+            stats: ConvertStats::default(),
+        })
+    }
+
+    /// Adds a verified pack, the one after those added before.
+    pub fn add_pack(&mut self, pack: &Logpack) -> Result<(), ConvertError> {
+        let Self {
+            writer,
+            compressor,
+            overlay,
+            stats,
+        } = self;
+        each_io(pack, stats, |address, blocks, io| {
+            let (kind, image) = match io {
+                Io::Normal(raw) => {
+                    let image = match compressor.compress(&raw) {
+                        Some(stored) => {
+                            Image::stored(compressor.setting().kind, stored.into(), Lb(blocks), None)
+                        }
+                        None => Image::raw(raw),
+                    };
+                    (RecordKind::Normal, writer.add_image(&image)?)
+                }
+                dataless => {
+                    writer.add_dataless();
+                    let data_offset = writer.position();
+                    let (compression, data_size, checksum, blocks) = (Compression::None, 0, 0, Lb(0));
+                    let nothing = StoredImage {
+                        compression,
+                        data_offset,
+                        data_size,
+                        checksum,
+                        blocks,
+                    };
+                    let kind = match dataless {
+                        Io::AllZero => RecordKind::AllZero,
+                        _ => RecordKind::Discard,
+                    };
+                    (kind, nothing)
+                }
+            };
+            overlay.add(
+                address,
+                blocks,
+                InFile {
+                    kind,
+                    image,
+                    io_offset: 0,
+                },
+            );
+            Ok::<_, ConvertError>(())
+        })
+    }
+
+    /// Bytes of the file so far, without the index.
+    pub fn position(&self) -> u64 {
+        self.writer.position()
+    }
+
+    /// Pieces so far: what the index would hold.
+    pub fn pieces(&self) -> usize {
+        self.overlay.len()
+    }
+
+    /// Writes the index. Gives the stream back, unflushed.
+    pub fn finish(self) -> Result<(W, ConvertStats), ConvertError> {
+        let records = self.overlay.into_pieces().map(|placed| IndexRecord {
+            address: Lb(placed.address),
+            blocks: Lb(placed.blocks),
+            kind: placed.piece.kind,
+            compression: placed.piece.image.compression,
+            data_offset: placed.piece.image.data_offset,
+            data_size: placed.piece.image.data_size,
+            io_offset: Lb(placed.piece.io_offset.into()),
+            orig_blocks: placed.piece.image.blocks,
+            io_checksum: placed.piece.image.checksum,
+        });
+        let (out, wdiff) = self.writer.finish(records)?;
+        Ok((out, ConvertStats { wdiff, ..self.stats }))
+    }
+}
+
+impl Piece for Content {
+    fn part(&self, skip: u64, blocks: u64) -> Self {
+        match self {
+            Content::Normal(data) => Content::Normal(data.slice(Lb(skip), Lb(blocks))),
+            Content::AllZero => Content::AllZero,
+            Content::Discard => Content::Discard,
+        }
+    }
+}
+
+/// Converts packs into a sorted wdiff. Keeps all surviving data in memory until the end: for short logs.
+#[derive(Debug)]
+pub struct SortedConverter {
+    overlay: Overlay<Content>,
+    stats: ConvertStats,
+}
+
+impl SortedConverter {
+    /// Starts a conversion. `max_io` bounds new pieces; 0 for no bound.
+    pub fn new(max_io: Lb) -> Self {
+        Self {
+            overlay: Overlay::new(Cut::Chunks(max_io.0)),
+            stats: ConvertStats::default(),
+        }
+    }
+
+    /// Adds a verified pack, the one after those added before.
+    pub fn add_pack(&mut self, pack: &Logpack) -> Result<(), ConvertError> {
+        let Self { overlay, stats } = self;
+        each_io(pack, stats, |address, blocks, io| {
+            let content = match io {
+                Io::Normal(raw) => WdiffRecord::normal(Lb(address), raw).content,
+                Io::AllZero => Content::AllZero,
+                Io::Discard => Content::Discard,
+            };
+            overlay.add(address, blocks, content);
+            Ok::<_, ConvertError>(())
+        })
+    }
+
+    /// Writes the wdiff. Gives the stream back, unflushed.
+    pub fn finish<W: Write>(
+        self,
+        out: W,
+        uuid: Uuid,
+        setting: CompressionSetting,
+    ) -> Result<(W, ConvertStats), ConvertError> {
+        let mut writer = SortedWriter::new(out, uuid, setting)?;
+        for placed in self.overlay.into_pieces() {
+            let (address, blocks, content) = (Lb(placed.address), Lb(placed.blocks), placed.piece);
+            writer.write(&WdiffRecord {
+                address,
+                blocks,
+                content,
+            })?;
+        }
+        let (out, wdiff) = writer.finish()?;
+        Ok((out, ConvertStats { wdiff, ..self.stats }))
+    }
+}
