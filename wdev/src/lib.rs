@@ -12,14 +12,16 @@
 //! - [`block`]: what a front-end needs of a device.
 //! - [`client`]: what `walb-storage` and `wdevc` need of a device: [`client::WalDevice`], for our own device and, later, the
 //!   kernel driver's ([`kernel`]).
-//! - `engine`: the device itself: log writing, write-behind, redo, checkpoint, overflow.
-//! - `disk`: the only place that touches the two underlying files or block devices.
+//! - [`engine`]: the device itself: log writing, write-behind, redo, checkpoint, overflow.
+//! - [`disk`]: the only place that touches the two underlying files or block devices.
 //! - [`control`]: the protocol of the control socket.
 
 pub mod block;
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod disk;
+pub mod engine;
 pub mod fuse;
 pub mod kernel;
 pub mod nbd;

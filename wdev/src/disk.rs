@@ -1,0 +1,261 @@
+//! The two underlying disks: files or block devices. The only place of this crate that touches them.
+//!
+//! Writes go through the page cache and are made durable by [`Disk::sync`]; so what was written survives the end of the
+//! process at any instant, and what was synced survives a power loss.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock};
+use walb_common::format::read_at::ReadAt;
+use walb_common::types::{LB_SIZE, PhysicalBlockSize};
+
+/// Largest single write of zeros where neither a hole nor a zero range is possible.
+const ZEROS: usize = 1 << 20;
+/// Most slices in one gathered write (the kernel's limit is 1024).
+const GATHER_MAX: usize = 512;
+
+/// An open disk, locked against every other user that asks.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    path: Utf8PathBuf,
+    is_block_device: bool,
+    size: AtomicU64,
+}
+
+/// Why a disk could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDiskError {
+    /// The system said no.
+    #[error("open {path}")]
+    Open {
+        /// Which disk.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else has it.
+    #[error("{path} is in use (a running walb-wdev, a mount, or the same path as log and data device)")]
+    InUse {
+        /// Which disk.
+        path: Utf8PathBuf,
+    },
+    /// Neither a file nor a block device.
+    #[error("{path} is neither a regular file nor a block device")]
+    Kind {
+        /// Which disk.
+        path: Utf8PathBuf,
+    },
+}
+
+impl Disk {
+    /// Opens a disk for reading and writing and locks it: a file by `flock`, a block device by `O_EXCL`.
+    pub fn open(path: &Utf8Path) -> Result<Self, OpenDiskError> {
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(16) => OpenDiskError::InUse {
+                path: path.to_owned(),
+            }, // EBUSY: O_EXCL on a block device in use
+            _ => OpenDiskError::Open {
+                path: path.to_owned(),
+                source,
+            },
+        };
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        let is_block_device = kind.is_block_device();
+        if !is_block_device && !kind.is_file() {
+            return Err(OpenDiskError::Kind {
+                path: path.to_owned(),
+            });
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if is_block_device {
+            // Without O_CREAT this means: fail when mounted or claimed by anybody else.
+            options.custom_flags(libc::O_EXCL);
+        }
+        let file = options.open(path).map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenDiskError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err(e) => return Err(failed(e.into())),
+        }
+        let disk = Self {
+            file,
+            path: path.to_owned(),
+            is_block_device,
+            size: AtomicU64::new(0),
+        };
+        disk.refresh_size().map_err(failed)?;
+        Ok(disk)
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+
+    /// Bytes, as of the opening or the last refresh.
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the size again: the disk may have been grown.
+    pub fn refresh_size(&self) -> io::Result<u64> {
+        let size = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
+        self.size.store(size, Ordering::Relaxed);
+        Ok(size)
+    }
+
+    /// A block device's physical block size (4096 for anything above); `None` for a file, which has none.
+    pub fn physical_block_size(&self) -> io::Result<Option<PhysicalBlockSize>> {
+        if !self.is_block_device {
+            return Ok(None);
+        }
+        let pbs = rustix::fs::ioctl_blkpbszget(&self.file)?;
+        Ok(Some(if u64::from(pbs) <= LB_SIZE {
+            PhysicalBlockSize::B512
+        } else {
+            PhysicalBlockSize::B4096
+        }))
+    }
+
+    /// Fills `buffer` from `offset` on.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    /// Writes the pieces one after another from `offset` on, in as few calls as the kernel takes.
+    pub fn write_gathered(&self, pieces: &[Bytes], mut offset: u64) -> io::Result<()> {
+        for group in pieces.chunks(GATHER_MAX) {
+            let slices: Vec<_> = group.iter().map(|p| io::IoSlice::new(p)).collect();
+            let written = loop {
+                match rustix::io::pwritev(&self.file, &slices, offset) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    result => break result?,
+                }
+            };
+            // A short write is rare (a signal, a full disk): the rest goes piece by piece, and meets its error there.
+            let mut done = written;
+            for piece in group {
+                let skip = done.min(piece.len());
+                done -= skip;
+                if skip < piece.len() {
+                    self.write(&piece[skip..], offset + skip as u64)?;
+                }
+                offset += piece.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zeros; with `allocate` it keeps or gets its space, else it may become a hole.
+    pub fn zero(&self, offset: u64, len: u64, allocate: bool) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let flags = if allocate {
+            FallocateFlags::ZERO_RANGE
+        } else {
+            FallocateFlags::PUNCH_HOLE
+        };
+        if fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len).is_ok() {
+            return Ok(());
+        }
+        let zeros = vec![0; ZEROS];
+        let mut at = offset;
+        while at < offset + len {
+            let here = (offset + len - at).min(ZEROS as u64);
+            self.write(&zeros[..usize::try_from(here).unwrap_or(ZEROS)], at)?;
+            at += here;
+        }
+        Ok(())
+    }
+
+    /// Gives a range back to the file system or the device, if that is possible.
+    pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(fallocate(
+            &self.file,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            offset,
+            len,
+        )?)
+    }
+
+    /// Makes what is in the page cache durable and forgets it, so that what is read next is what the disk really has: after
+    /// a failed sync in an earlier life the cache may hold more.
+    pub fn sync_and_drop_cache(&self) -> io::Result<()> {
+        self.sync()?;
+        // Advice only: where it is not taken, nothing worse than before happens.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
+
+    /// Makes every write that returned before this call durable.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+impl ReadAt for Disk {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read(buf, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(len: u64) -> (tempfile::TempDir, Disk) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::try_from(dir.path().join("disk")).unwrap();
+        File::create(&path).unwrap().set_len(len).unwrap();
+        let disk = Disk::open(&path).unwrap();
+        (dir, disk)
+    }
+
+    #[test]
+    fn a_disk_in_use_is_not_opened_again() {
+        let (_dir, disk) = disk(4096);
+        assert!(matches!(
+            Disk::open(disk.path()),
+            Err(OpenDiskError::InUse { .. })
+        ));
+    }
+
+    #[test]
+    fn gathered_writes_and_zeros_land_where_they_belong() {
+        let (_dir, disk) = disk(1 << 16);
+        let pieces: Vec<_> = (0..1100u16)
+            .map(|n| Bytes::from(vec![n.to_le_bytes()[0]; 16]))
+            .collect();
+        disk.write_gathered(&pieces, 512).unwrap();
+        disk.zero(512 + 16 * 10, 16 * 10, false).unwrap();
+        let mut found = vec![0; 1100 * 16];
+        disk.read(&mut found, 512).unwrap();
+        for (n, piece) in found.chunks(16).enumerate() {
+            let expected = if (10..20).contains(&n) {
+                0
+            } else {
+                u16::try_from(n).unwrap().to_le_bytes()[0]
+            };
+            assert!(piece.iter().all(|&b| b == expected), "piece {n}");
+        }
+        assert_eq!(disk.refresh_size().unwrap(), 1 << 16);
+    }
+}

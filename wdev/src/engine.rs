@@ -1,0 +1,390 @@
+//! The device itself: one log device, one data device, four threads and a few readers.
+//!
+//! ```text
+//!  submit --> queue --> [log writer] plan, one gathered write per batch --> completed --> acknowledge
+//!                            |                                                 |
+//!                            +--> pending set, log tail                   [log syncer]  fdatasync --> permanent --> flushes
+//!                                      |                                                    |
+//!                          [write behind] what is permanent, sorted, to the data device <---+   --> written
+//!                                      |
+//!                          [checkpointer] sync data device, then super sector                  --> prev_written
+//! ```
+//!
+//! The order that makes it safe, each step durable (or at least beyond the process) before the next:
+//! log written -> acknowledged; log synced -> flush acknowledged, and only then data written; data synced -> super sector with
+//! the written lsid. So at any instant redo from the super sector's written lsid rebuilds every acknowledged write.
+//!
+//! An error of the log device fails the write it hit and makes the device read-only until it is opened again: after a failed
+//! sync nobody knows what the disk holds, so nothing is retried into a success.
+
+mod format;
+mod log_read;
+mod log_sync;
+mod log_tail;
+mod log_write;
+mod maintain;
+mod open;
+mod overflow_mark;
+mod pending;
+mod plan;
+mod read;
+mod write_behind;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use walb_common::format::log_device::SuperSector;
+use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize, Uuid};
+
+use crate::block::{BlockDevice, IoErrno, IoOp, IoRequest};
+use crate::client::{DeviceStatus, Lsids, Refusal};
+use crate::config::Limits;
+use crate::disk::Disk;
+use log_tail::LogTail;
+use overflow_mark::OverflowMark;
+use pending::Pending;
+use plan::{Change, Item, Layout};
+
+pub use format::{FormatError, Formatted, format_log_device};
+pub use log_read::LogPacks;
+pub use open::OpenError;
+
+/// Log that may be unsynced at most. Bounds what a power loss can leave in disorder behind the log's end.
+const UNSYNCED_MAX_BYTES: u64 = 32 << 20;
+/// Reads that run at once.
+const READERS: usize = 3;
+
+/// An open device.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads share.
+struct Shared {
+    name: String,
+    pbs: PhysicalBlockSize,
+    limits: Limits,
+    log: Disk,
+    data: Disk,
+    overflow_mark: OverflowMark,
+    /// Mirrors the super sector's size, to be read without a lock.
+    size: AtomicU64,
+    /// The super sector as stored. Whoever stores another holds this; it is taken before `state`.
+    super_sector: Mutex<SuperSector>,
+    state: Mutex<State>,
+    /// The queue, a freeze or room for a batch changed: the log writer looks again.
+    writer: Condvar,
+    /// Log waits for a sync.
+    syncer: Condvar,
+    /// Something became permanent, or written back.
+    behind: Condvar,
+    /// A checkpoint is wanted or possible.
+    checkpointer: Condvar,
+    /// A read was queued.
+    reader: Condvar,
+    /// Positions moved or a thread came to rest: control calls look again.
+    moved: Condvar,
+    /// The permanent lsid, for those who follow the log.
+    permanent: watch::Sender<Lsid>,
+}
+
+/// A queued read.
+struct ReadItem {
+    offset: u64,
+    len: u32,
+    done: crate::block::Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Freeze {
+    Melted,
+    Frozen,
+    Until(Instant),
+}
+
+/// Everything that changes while the device runs. Only the log writer assigns lsids.
+struct State {
+    queue: VecDeque<Item>,
+    reads: VecDeque<ReadItem>,
+    uuid: Uuid,
+    layout: Layout,
+    lsids: Lsids,
+    /// Counts log resets: what was begun under another epoch says nothing about this log.
+    epoch: u64,
+    pending: Pending,
+    tail: LogTail,
+    overflow: bool,
+    /// The first IO error; from then on read-only.
+    failed: Option<String>,
+    freeze: Freeze,
+    /// Control calls that hold the log writer back.
+    holds: u32,
+    writer_busy: bool,
+    syncer_busy: bool,
+    behind_busy: bool,
+    sync_wanted: bool,
+    /// Requests to complete once everything below is permanent.
+    flushes: Vec<(Lsid, crate::block::Done)>,
+    /// `(written, needs)`: `written` may be published once everything below `needs` is permanent.
+    written_next: VecDeque<(Lsid, Lsid)>,
+    checkpoint_target: Lsid,
+    checkpoint_interval: Duration,
+    stopping: Stopping,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stopping {
+    No,
+    /// No new requests; the queue is worked off.
+    Draining,
+    /// Threads end at the next step.
+    Now,
+}
+
+impl State {
+    fn frozen(&self) -> bool {
+        match self.freeze {
+            Freeze::Melted => false,
+            Freeze::Frozen => true,
+            Freeze::Until(end) => Instant::now() < end,
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), Refusal> {
+        match &self.failed {
+            Some(reason) => Err(Refusal::ReadOnly {
+                reason: reason.clone(),
+            }),
+            None if self.stopping != Stopping::No => Err(Refusal::Stopping),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means that a thread of ours panicked; the daemon aborts then, so this only matters in tests.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        for condvar in [
+            &self.writer,
+            &self.syncer,
+            &self.behind,
+            &self.checkpointer,
+            &self.reader,
+            &self.moved,
+        ] {
+            condvar.notify_all();
+        }
+    }
+
+    /// After an IO error: everything queued fails, and every later write.
+    fn fail(&self, mut state: MutexGuard<'_, State>, what: String) {
+        tracing::error!(device = %self.name, latest = %state.lsids.latest, permanent = %state.lsids.permanent, "read-only from now on: {what}");
+        state.failed.get_or_insert(what);
+        let flushes = std::mem::take(&mut state.flushes);
+        let queue = std::mem::take(&mut state.queue);
+        drop(state);
+        self.wake_all();
+        for done in flushes
+            .into_iter()
+            .map(|(_, d)| d)
+            .chain(queue.into_iter().map(|i| i.done))
+        {
+            done(Err(IoErrno::EIO));
+        }
+    }
+}
+
+fn wait<'a>(condvar: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condvar.wait(state).unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait_for<'a>(condvar: &Condvar, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
+    condvar
+        .wait_timeout(state, limit)
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
+}
+
+impl Engine {
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The device's state at this instant.
+    pub fn status(&self) -> DeviceStatus {
+        let shared = &self.shared;
+        let state = shared.lock();
+        DeviceStatus {
+            name: shared.name.clone(),
+            uuid: state.uuid,
+            salt: state.layout.salt.0,
+            pbs: shared.pbs,
+            size: Lb(shared.size.load(Ordering::Relaxed)),
+            lsids: state.lsids,
+            log_capacity_pb: state.layout.ring.size(),
+            log_usage_pb: state.lsids.latest.0 - state.lsids.oldest.0,
+            overflow: state.overflow,
+            frozen: state.frozen(),
+            read_only: state.failed.is_some(),
+            pending_bytes: state.pending.bytes(),
+            checkpoint_interval_ms: u32::try_from(state.checkpoint_interval.as_millis()).unwrap_or(u32::MAX),
+            ldev: shared.log.path().to_string(),
+            ddev: shared.data.path().to_string(),
+        }
+    }
+
+    /// Waits until log beyond `after` is permanent (or the log was reset below it), at most `within`.
+    pub async fn wait_for_log(&self, after: Lsid, within: Duration) -> Lsid {
+        let mut permanent = self.shared.permanent.subscribe();
+        // At the deadline, or when the device goes away, the answer is what holds at that instant.
+        let _ = tokio::time::timeout(within, permanent.wait_for(|&p| p != after)).await;
+        *self.shared.permanent.borrow()
+    }
+
+    /// Takes no more requests, writes everything out, checkpoints and ends. The log then needs no redo.
+    pub fn stop(&self) {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        if state.stopping == Stopping::No {
+            state.stopping = Stopping::Draining;
+        }
+        state.freeze = Freeze::Melted;
+        shared.wake_all();
+        while state.failed.is_none()
+            && (state.writer_busy || !state.queue.is_empty() || !state.reads.is_empty())
+        {
+            state = wait(&shared.moved, state);
+        }
+        let target = state.lsids.completed;
+        if let Err(refusal) = shared.checkpoint_to(state, target) {
+            tracing::error!(device = %shared.name, "no checkpoint at the stop, the next start redoes the log: {refusal}");
+        }
+        self.end_threads();
+        let lsids = shared.lock().lsids;
+        tracing::info!(device = %shared.name, latest = %lsids.latest, written = %lsids.prev_written, "stopped");
+    }
+
+    /// Ends the threads where they stand, as a crash would: nothing is written out. The next open redoes the log.
+    pub fn abandon(&self) {
+        self.end_threads();
+    }
+
+    fn end_threads(&self) {
+        let leftover: Vec<_> = {
+            let mut state = self.shared.lock();
+            state.stopping = Stopping::Now;
+            let flushes = std::mem::take(&mut state.flushes).into_iter().map(|(_, d)| d);
+            let queue: Vec<_> = flushes.collect();
+            let items = std::mem::take(&mut state.queue).into_iter().map(|i| i.done);
+            let reads: Vec<_> = items.collect();
+            let more: Vec<_> = std::mem::take(&mut state.reads)
+                .into_iter()
+                .map(|r| r.done)
+                .collect();
+            queue.into_iter().chain(reads).chain(more).collect()
+        };
+        self.shared.wake_all();
+        for done in leftover {
+            done(Err(IoErrno::ESHUTDOWN));
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!(device = %self.shared.name, "a thread of the device panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end_threads();
+    }
+}
+
+impl BlockDevice for Engine {
+    fn size(&self) -> u64 {
+        self.shared.size.load(Ordering::Relaxed) * LB_SIZE
+    }
+
+    fn pbs(&self) -> PhysicalBlockSize {
+        self.shared.pbs
+    }
+
+    fn read_only(&self) -> bool {
+        self.shared.lock().failed.is_some()
+    }
+
+    fn submit(&self, IoRequest { op, done }: IoRequest) {
+        if let Err(errno) = op.check(self.size()) {
+            return done(Err(errno));
+        }
+        let blocks = |bytes: u64| Lb(bytes / LB_SIZE);
+        let (change, sync) = match op {
+            IoOp::Read { offset, len } => {
+                let mut state = self.shared.lock();
+                if state.stopping != Stopping::No {
+                    drop(state);
+                    return done(Err(IoErrno::ESHUTDOWN));
+                }
+                state.reads.push_back(ReadItem { offset, len, done });
+                self.shared.reader.notify_one();
+                return;
+            }
+            IoOp::Write { offset, data, fua } => (
+                Change::Write {
+                    at: blocks(offset),
+                    data,
+                },
+                fua,
+            ),
+            IoOp::Discard { offset, len, fua } => (
+                Change::Discard {
+                    at: blocks(offset),
+                    len: blocks(len),
+                },
+                fua,
+            ),
+            // Logged as data: archives may be set to ignore discards, and these zeros must reach them.
+            IoOp::WriteZeroes {
+                offset,
+                len,
+                fua,
+                no_hole,
+            } => (
+                Change::Zeros {
+                    at: blocks(offset),
+                    len: blocks(len),
+                    allocate: no_hole,
+                },
+                fua,
+            ),
+            IoOp::Flush => (Change::Flush, true),
+        };
+        let mut state = self.shared.lock();
+        let refused = match (&state.failed, state.stopping) {
+            (Some(_), _) => Some(IoErrno::EIO),
+            (None, Stopping::No) => None,
+            (None, _) => Some(IoErrno::ESHUTDOWN),
+        };
+        if let Some(errno) = refused {
+            drop(state);
+            return done(Err(errno));
+        }
+        state.queue.push_back(Item { change, sync, done });
+        self.shared.writer.notify_one();
+    }
+}

@@ -1,0 +1,191 @@
+//! The log writer: takes what is queued, lays it out as logpacks, writes them in one go, acknowledges.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::MutexGuard;
+use std::time::Instant;
+
+use bytes::Bytes;
+use walb_common::disk::fault;
+
+use super::plan::{Batch, Item, plan};
+use super::{Freeze, Shared, State, Stopping, UNSYNCED_MAX_BYTES, wait, wait_for};
+use crate::block::IoErrno;
+
+/// Most requests in one batch.
+const REQUESTS_MAX: usize = 2048;
+
+/// Runs until the device stops.
+pub(super) fn run(shared: &Shared) {
+    // The request that the last batch took only part of stays here, and is first in the next one.
+    let mut taken: VecDeque<Item> = VecDeque::new();
+    while let Some(state) = next_work(shared, &mut taken) {
+        let (begin, layout) = (state.lsids.latest, state.layout);
+        drop(state);
+        let batch = plan(&mut taken, &layout, begin);
+        write_batch(shared, batch);
+        let mut state = shared.lock();
+        state.writer_busy = false;
+        if state.failed.is_some() {
+            drop(state);
+            for item in taken.drain(..) {
+                (item.done)(Err(IoErrno::EIO));
+            }
+        }
+        shared.moved.notify_all();
+    }
+    for item in taken {
+        (item.done)(Err(IoErrno::ESHUTDOWN));
+    }
+}
+
+/// Waits for requests that may be worked on. None: the device stops.
+fn next_work<'a>(shared: &'a Shared, taken: &mut VecDeque<Item>) -> Option<MutexGuard<'a, State>> {
+    let mut state = shared.lock();
+    loop {
+        if state.stopping == Stopping::Now {
+            return None;
+        }
+        if let Freeze::Until(end) = state.freeze {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.freeze = Freeze::Melted;
+                continue;
+            }
+            state = wait_for(&shared.writer, state, left);
+            continue;
+        }
+        let idle = taken.is_empty() && state.queue.is_empty();
+        if state.freeze == Freeze::Frozen || state.holds > 0 || idle {
+            state = wait(&shared.writer, state);
+            continue;
+        }
+        let room = REQUESTS_MAX.saturating_sub(taken.len()).min(state.queue.len());
+        taken.extend(state.queue.drain(..room));
+        state.writer_busy = true;
+        return Some(state);
+    }
+}
+
+fn write_batch(shared: &Shared, batch: Batch) {
+    let result = match wait_for_room(shared, &batch) {
+        Ok(()) => store(shared, &batch),
+        Err(errno) => return batch.finished.into_iter().for_each(|f| (f.done)(Err(errno))),
+    };
+    let Batch {
+        end, packs, finished, ..
+    } = batch;
+    let mut state = shared.lock();
+    if let Err(error) = result {
+        shared.fail(
+            state,
+            format!("write to the log device {}: {error}", shared.log.path()),
+        );
+        return finished.into_iter().for_each(|f| (f.done)(Err(IoErrno::EIO)));
+    }
+    for pack in packs {
+        for (at, len, fill) in &pack.changes {
+            state.pending.insert(*at, *len, fill.clone(), pack.end);
+        }
+        state.tail.push(pack.begin, pack.end, pack.bytes);
+    }
+    state.lsids.completed = end;
+    let (waiting, acknowledged): (Vec<_>, Vec<_>) = finished
+        .into_iter()
+        .partition(|f| f.sync && state.lsids.permanent < end);
+    if !waiting.is_empty() {
+        state.sync_wanted = true;
+        state.flushes.extend(waiting.into_iter().map(|f| (end, f.done)));
+    }
+    let failed = state.failed.is_some();
+    let orphans = if failed {
+        std::mem::take(&mut state.flushes)
+    } else {
+        Vec::new()
+    };
+    drop(state);
+    shared.syncer.notify_one();
+    let result = if failed {
+        Err(IoErrno::EIO)
+    } else {
+        Ok(Bytes::new())
+    };
+    // The log is written: from here on the end of the process cannot take these back.
+    acknowledged.into_iter().for_each(|f| (f.done)(result.clone()));
+    orphans.into_iter().for_each(|(_, done)| done(Err(IoErrno::EIO)));
+}
+
+/// Waits until the pending set, the unsynced log and the ring have room, then claims the lsids.
+fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
+    let pending_max = u64::from(shared.limits.pending_max_mib) << 20;
+    let pb = shared.pbs.bytes() as u64;
+    let mut state = shared.lock();
+    loop {
+        if state.failed.is_some() {
+            return Err(IoErrno::EIO);
+        }
+        if state.stopping == Stopping::Now {
+            return Err(IoErrno::ESHUTDOWN);
+        }
+        let ring = state.layout.ring.size();
+        let lsids = state.lsids;
+        let pending_full = !state.pending.is_empty() && state.pending.bytes() + batch.bytes() > pending_max;
+        let unsynced = (batch.end.0 - lsids.permanent.0) * pb;
+        let unsynced_full = unsynced > UNSYNCED_MAX_BYTES && lsids.permanent < lsids.completed;
+        // Log that redo would need is never overwritten.
+        let ring_full = batch.end.0 - lsids.prev_written.0 > ring;
+        if batch.end.0 - lsids.prev_written.0 > ring / 2 {
+            // Asked for early, so that writers seldom have to wait for it.
+            state.checkpoint_target = state.checkpoint_target.max(lsids.completed);
+            shared.checkpointer.notify_one();
+        }
+        if !(pending_full || unsynced_full || ring_full) {
+            break;
+        }
+        if lsids.permanent < lsids.completed {
+            state.sync_wanted = true;
+            shared.syncer.notify_one();
+        }
+        shared.behind.notify_one();
+        state = wait(&shared.writer, state);
+    }
+    let overflows = !state.overflow && batch.end.0 - state.lsids.oldest.0 > state.layout.ring.size();
+    state.lsids.latest = batch.end;
+    if overflows {
+        state.overflow = true;
+        tracing::error!(device = %shared.name, oldest = %state.lsids.oldest, latest = %batch.end,
+            "log overflow: log that was not released is being overwritten; reset the log and synchronise anew");
+        drop(state);
+        // The mark is durable before the first unreleased block is overwritten, so no restart can forget it.
+        shared.mark_overflow();
+    }
+    Ok(())
+}
+
+/// One gathered write, or two where the ring wraps.
+fn store(shared: &Shared, batch: &Batch) -> io::Result<()> {
+    if batch.packs.is_empty() {
+        return Ok(());
+    }
+    let ring = shared.lock().layout.ring;
+    fault::point("wdev.log.before_write")?;
+    let mut pieces: Vec<Bytes> = batch.packs.iter().map(|p| p.bytes.clone()).collect();
+    for (position, length) in ring.extents(batch.begin, batch.end.0 - batch.begin.0) {
+        let mut left = usize::try_from(length).expect("a batch fits memory");
+        let mut here = Vec::with_capacity(pieces.len());
+        while left > 0 {
+            let first = pieces.first_mut().expect("the packs fill the batch");
+            if first.len() <= left {
+                left -= first.len();
+                here.push(pieces.remove(0));
+            } else {
+                here.push(first.split_to(left));
+                left = 0;
+            }
+        }
+        shared.log.write_gathered(&here, position)?;
+        // Between the two halves of a wrapped batch: a crash here leaves a torn tail, none of it acknowledged.
+        fault::point("wdev.log.part_written")?;
+    }
+    fault::point("wdev.log.written")
+}

@@ -1,0 +1,357 @@
+//! Opening a device: believe the super sector, redo the log, find out whether log was lost, start the threads.
+//!
+//! Redo, in this order, each step durable before the next:
+//! 1. the log is synced (what an ended process left in the page cache becomes permanent) and read back from the disk;
+//! 2. the packs from the written lsid on go to the data device, in order; a torn tail ends the log;
+//! 3. a torn pack's header is rewritten to its good records; intact packs behind the end, which a later redo could take
+//!    for valid, are zeroed; log synced;
+//! 4. data device synced;
+//! 5. super sector with written = the end of the log.
+//!
+//! A crash anywhere before 5 means doing the same again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use tokio::sync::watch;
+use walb_common::disk::fault;
+use walb_common::format::log_device::{
+    LogpackHeader, RecordKind, SUPER_SECTOR_OFFSET, ScanEnd, ScanError, Scanner, SuperSector,
+    SuperSectorError, stale_headers,
+};
+use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize};
+
+use super::log_tail::LogTail;
+use super::overflow_mark::OverflowMark;
+use super::pending::Pending;
+use super::plan::Layout;
+use super::{Engine, Freeze, READERS, Shared, State, Stopping, UNSYNCED_MAX_BYTES};
+use super::{log_sync, log_write, read, write_behind};
+use crate::client::Lsids;
+use crate::config::DeviceConfig;
+use crate::disk::{Disk, OpenDiskError};
+
+/// How far behind the end of the log packs can have been in flight: ours are bounded, the kernel driver's are by its limits.
+const IN_FLIGHT_BYTES: u64 = 2 * UNSYNCED_MAX_BYTES + (64 << 20);
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A disk could not be opened, or is in use.
+    #[error(transparent)]
+    Disk(#[from] OpenDiskError),
+    /// The log device is not formatted, or damaged.
+    #[error("log device {path} (format it with `wdevc format-ldev`?)")]
+    SuperSector {
+        /// Which.
+        path: Utf8PathBuf,
+        /// What is wrong.
+        #[source]
+        source: SuperSectorError,
+    },
+    /// The data device is too small.
+    #[error("data device {path} has {found} blocks, expected at least {expected}, the size of the volume")]
+    DataTooSmall {
+        /// Which.
+        path: Utf8PathBuf,
+        /// Its size.
+        found: Lb,
+        /// The volume's.
+        expected: Lb,
+    },
+    /// The log could not be read.
+    #[error("redo of {path}")]
+    Scan {
+        /// Which.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: ScanError,
+    },
+    /// The system said no.
+    #[error("{act} {path}")]
+    Io {
+        /// What was done.
+        act: &'static str,
+        /// To which file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Engine {
+    /// Opens a device. `state_file` is where it remembers an overflow.
+    pub fn open(config: &DeviceConfig, state_file: &Utf8Path) -> Result<Arc<Self>, OpenError> {
+        let (log, data) = (Disk::open(&config.ldev)?, Disk::open(&config.ddev)?);
+        let failed = |act, disk: &Disk| {
+            let path = disk.path().to_owned();
+            move |source| OpenError::Io { act, path, source }
+        };
+        log.sync_and_drop_cache().map_err(failed("sync", &log))?;
+        let sector = read_super_sector(&log)?;
+        let available = Lb(data.size() / LB_SIZE);
+        if sector.device_size() > available {
+            let (path, expected) = (data.path().to_owned(), sector.device_size());
+            return Err(OpenError::DataTooSmall {
+                path,
+                found: available,
+                expected,
+            });
+        }
+        let mark = OverflowMark::new(state_file);
+        let marked = mark.is_set(sector.uuid()).map_err(|source| OpenError::Io {
+            act: "read",
+            path: state_file.to_owned(),
+            source,
+        })?;
+        let end = redo(&config.name, &log, &data, &sector, marked)?;
+        let sector = store_end(&log, &data, sector.with_name(&config.name), end)?;
+        let overflow = marked || overflowed(&log, &sector, end).map_err(failed("read", &log))?;
+        if overflow && !marked {
+            mark.set(sector.uuid()).map_err(|source| OpenError::Io {
+                act: "write",
+                path: state_file.to_owned(),
+                source,
+            })?;
+        }
+        tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, "open");
+        let shared = shared(config, log, data, mark, sector, end, overflow);
+        Ok(Arc::new(Self {
+            threads: Mutex::new(start_threads(&shared)),
+            shared,
+        }))
+    }
+}
+
+/// The super sector says the physical block size itself: it lies at the same byte for both.
+fn read_super_sector(log: &Disk) -> Result<SuperSector, OpenError> {
+    let wrong = |source| OpenError::SuperSector {
+        path: log.path().to_owned(),
+        source,
+    };
+    let failed = |source| OpenError::Io {
+        act: "read the super sector of",
+        path: log.path().to_owned(),
+        source,
+    };
+    let mut block = vec![0; 4096];
+    let length = usize::try_from(log.size().saturating_sub(SUPER_SECTOR_OFFSET))
+        .unwrap_or(usize::MAX)
+        .min(4096);
+    block.truncate(length);
+    log.read(&mut block, SUPER_SECTOR_OFFSET).map_err(failed)?;
+    let own = log.physical_block_size().map_err(failed)?;
+    let stored = match block.get(12..16) {
+        Some(&[0x00, 0x10, 0, 0]) => PhysicalBlockSize::B4096,
+        _ => PhysicalBlockSize::B512,
+    };
+    if own.is_some_and(|own| own != stored) {
+        tracing::warn!(ldev = %log.path(), "formatted for physical blocks of {stored} bytes, but the device has others");
+    }
+    let block = block.get(..stored.bytes()).unwrap_or(&block);
+    let sector = SuperSector::decode(block, stored).map_err(wrong)?;
+    sector.check_fits(log.size()).map_err(wrong)?;
+    Ok(sector)
+}
+
+/// Steps 2 and 3. Answers the end of the log.
+fn redo(name: &str, log: &Disk, data: &Disk, sector: &SuperSector, marked: bool) -> Result<Lsid, OpenError> {
+    let scan_failed = |source| OpenError::Scan {
+        path: log.path().to_owned(),
+        source,
+    };
+    let log_failed = |source| OpenError::Io {
+        act: "repair the end of the log on",
+        path: log.path().to_owned(),
+        source,
+    };
+    let data_failed = |source| OpenError::Io {
+        act: "redo the log on",
+        path: data.path().to_owned(),
+        source,
+    };
+    let (ring, salt) = (sector.ring(), sector.salt());
+    let mut scanner = Scanner::new(log, ring, salt, sector.written());
+    let mut packs = 0;
+    while let Some(pack) = scanner.next_pack().map_err(scan_failed)? {
+        for (record, bytes) in pack.records() {
+            let end = record.offset.0.saturating_add(record.size.0);
+            if record.kind != RecordKind::Padding && end > sector.device_size().0 {
+                tracing::warn!(device = name, lsid = %record.lsid, "log record beyond the end of the device, skipped");
+                continue;
+            }
+            fault::point("wdev.redo.before_write").map_err(data_failed)?;
+            match record.kind {
+                RecordKind::Normal => data.write(&bytes, record.offset.bytes()),
+                // All of the range, and as zeros: a device reads the same before and after a crash.
+                RecordKind::Discard => data.zero(record.offset.bytes(), record.size.bytes(), false),
+                RecordKind::Padding => Ok(()),
+            }
+            .map_err(data_failed)?;
+        }
+        packs += 1;
+    }
+    let end = scanner.next_lsid();
+    let mut repaired = false;
+    if let Some(ScanEnd::Torn { lsid, bad, rewrite }) = scanner.end() {
+        tracing::warn!(device = name, end = %lsid, "the log ends in a pack that was not written whole: {bad}");
+        if let Some(header) = rewrite {
+            fault::point("wdev.redo.before_rewrite").map_err(log_failed)?;
+            log.write(&header.encode(salt), ring.offset_of(header.lsid()))
+                .map_err(log_failed)?;
+            repaired = true;
+        }
+    }
+    // After an overflow nobody needs the log below the written lsid, so everything but redo's own range is searched.
+    let overflowed = marked || end.0 - sector.oldest().0 > ring.size();
+    let live = if overflowed {
+        sector.written()
+    } else {
+        sector.oldest()
+    };
+    let span = IN_FLIGHT_BYTES / ring.pbs().bytes() as u64;
+    for lsid in stale_headers(log, &ring, salt, live, end, span).map_err(scan_failed)? {
+        tracing::warn!(device = name, %lsid, end = %end, "an intact pack behind the end of the log is cleared");
+        fault::point("wdev.redo.before_clear").map_err(log_failed)?;
+        log.write(&vec![0; ring.pbs().bytes()], ring.offset_of(lsid))
+            .map_err(log_failed)?;
+        repaired = true;
+    }
+    if repaired {
+        log.sync().map_err(log_failed)?;
+    }
+    if packs > 0 {
+        tracing::info!(device = name, from = %sector.written(), to = %end, packs, "log redone");
+    }
+    Ok(end)
+}
+
+/// Steps 4 and 5.
+fn store_end(log: &Disk, data: &Disk, sector: SuperSector, end: Lsid) -> Result<SuperSector, OpenError> {
+    let failed = |source| OpenError::Io {
+        act: "sync",
+        path: data.path().to_owned(),
+        source,
+    };
+    fault::point("wdev.redo.before_data_sync").map_err(failed)?;
+    data.sync().map_err(failed)?;
+    let sector = sector.with_written(end);
+    let failed = |source| OpenError::Io {
+        act: "store the super sector of",
+        path: log.path().to_owned(),
+        source,
+    };
+    fault::point("wdev.redo.before_super_sector").map_err(failed)?;
+    log.write(&sector.encode(), SUPER_SECTOR_OFFSET).map_err(failed)?;
+    log.sync().map_err(failed)?;
+    Ok(sector)
+}
+
+/// Whether unreleased log has been overwritten, as far as the ring itself shows it.
+fn overflowed(log: &Disk, sector: &SuperSector, end: Lsid) -> io::Result<bool> {
+    let oldest = sector.oldest();
+    if end.0 - oldest.0 > sector.ring_size() {
+        return Ok(true);
+    }
+    if end == oldest {
+        return Ok(false);
+    }
+    let mut block = vec![0; sector.pbs().bytes()];
+    log.read(&mut block, sector.ring().offset_of(oldest))?;
+    Ok(LogpackHeader::decode(&block, sector.pbs(), sector.salt(), oldest).is_err())
+}
+
+fn shared(
+    config: &DeviceConfig,
+    log: Disk,
+    data: Disk,
+    overflow_mark: OverflowMark,
+    sector: SuperSector,
+    end: Lsid,
+    overflow: bool,
+) -> Arc<Shared> {
+    let limits = config.limits;
+    let layout = Layout::new(
+        sector.ring(),
+        sector.salt(),
+        limits.logpack_max_kib as usize * 1024,
+    );
+    let lsids = Lsids {
+        oldest: sector.oldest(),
+        prev_written: end,
+        written: end,
+        permanent: end,
+        flush: end,
+        completed: end,
+        latest: end,
+    };
+    let state = State {
+        queue: VecDeque::new(),
+        reads: VecDeque::new(),
+        uuid: sector.uuid(),
+        layout,
+        lsids,
+        epoch: 0,
+        pending: Pending::default(),
+        tail: LogTail::new((limits.log_tail_mib as usize) << 20),
+        overflow,
+        failed: None,
+        freeze: Freeze::Melted,
+        holds: 0,
+        writer_busy: false,
+        syncer_busy: false,
+        behind_busy: false,
+        sync_wanted: false,
+        flushes: Vec::new(),
+        written_next: VecDeque::new(),
+        checkpoint_target: Lsid(0),
+        checkpoint_interval: Duration::from_millis(limits.checkpoint_interval_ms.into()),
+        stopping: Stopping::No,
+    };
+    Arc::new(Shared {
+        name: config.name.clone(),
+        pbs: sector.pbs(),
+        limits,
+        log,
+        data,
+        overflow_mark,
+        size: AtomicU64::new(sector.device_size().0),
+        super_sector: Mutex::new(sector),
+        state: Mutex::new(state),
+        writer: Condvar::new(),
+        syncer: Condvar::new(),
+        behind: Condvar::new(),
+        checkpointer: Condvar::new(),
+        reader: Condvar::new(),
+        moved: Condvar::new(),
+        permanent: watch::Sender::new(end),
+    })
+}
+
+fn start_threads(shared: &Arc<Shared>) -> Vec<thread::JoinHandle<()>> {
+    let bodies: [(&str, fn(&Shared)); 4] = [
+        ("log-write", log_write::run),
+        ("log-sync", log_sync::run),
+        ("write-behind", write_behind::run),
+        ("checkpoint", write_behind::run_checkpoints),
+    ];
+    let readers = std::iter::repeat_n(("read", read::run as fn(&Shared)), READERS);
+    bodies
+        .into_iter()
+        .chain(readers)
+        .map(|(name, body)| {
+            let shared = Arc::clone(shared);
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || body(&shared))
+                .expect("the system gives a thread at the opening of a device")
+        })
+        .collect()
+}
