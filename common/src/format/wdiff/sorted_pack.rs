@@ -227,9 +227,9 @@ pub(super) fn flags_of(kind: RecordKind) -> u8 {
     }
 }
 
-/// The kind that record flags name; bit 0 ("exist") means nothing.
+/// The kind that record flags name. The other bits mean nothing: existing writers leave anything in them.
 pub(super) fn kind_of(flags: u8, position: u64) -> Result<RecordKind, ReadWdiffError> {
-    match flags & !1 {
+    match flags & (ALL_ZERO | DISCARD) {
         0 => Ok(RecordKind::Normal),
         ALL_ZERO => Ok(RecordKind::AllZero),
         DISCARD => Ok(RecordKind::Discard),
@@ -238,7 +238,7 @@ pub(super) fn kind_of(flags: u8, position: u64) -> Result<RecordKind, ReadWdiffE
             position,
             "flags",
             flags.into(),
-            "0, 2 (all-zero) or 4 (discard)",
+            "not both all-zero and discard",
         )),
     }
 }
