@@ -1,1 +1,54 @@
-fn main() {}
+//! `cargo xtask`: every developer command, as CI runs it. No other tool has to be installed first.
+//!
+//! Knows the product only by its binaries and their command lines, as an operator does.
+
+mod build;
+mod ci;
+mod interrupt;
+mod prerequisites;
+mod quickstart;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", after_help = "Example: cargo xtask quickstart --size 256m")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build, set up one of each daemon, protect a volume that is written to, restore two snapshots and check them.
+    #[command(after_help = "Example: cargo xtask quickstart --size 256m --keep")]
+    Quickstart(quickstart::Options),
+    /// Run every test.
+    #[command(after_help = "Example: cargo xtask test -- kill9")]
+    Test {
+        /// Passed on to the test binaries, e.g. a part of a test's name.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Everything CI checks: formatting, lints, tests, a small quickstart.
+    #[command(after_help = "Example: cargo xtask ci")]
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Quickstart(options) => quickstart::run(&options),
+        Command::Test { arguments } => ci::test(&arguments),
+        Command::Ci => ci::all(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
