@@ -99,6 +99,24 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Opens a disk for reading only, in use or not.
+    pub fn open_for_look(path: &Utf8Path) -> Result<Self, OpenDiskError> {
+        let failed = |source| OpenDiskError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let is_block_device = file.metadata().map_err(failed)?.file_type().is_block_device();
+        let disk = Self {
+            file,
+            path: path.to_owned(),
+            is_block_device,
+            size: AtomicU64::new(0),
+        };
+        disk.refresh_size().map_err(failed)?;
+        Ok(disk)
+    }
+
     /// The path it was opened by.
     pub fn path(&self) -> &Utf8Path {
         &self.path

@@ -54,7 +54,7 @@ use plan::{Change, Item, Layout};
 
 pub use format::{FormatError, Formatted, format_log_device};
 pub use log_read::LogPacks;
-pub use open::OpenError;
+pub use open::{OpenError, read_super_sector_of};
 
 /// Log that may be unsynced at most. Bounds what a power loss can leave in disorder behind the log's end.
 const UNSYNCED_MAX_BYTES: u64 = 32 << 20;

@@ -20,6 +20,7 @@ pub mod block;
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod disk;
 pub mod engine;
 pub mod fuse;

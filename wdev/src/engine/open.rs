@@ -130,6 +130,11 @@ impl Engine {
     }
 }
 
+/// The super sector of a log device that may be in use; nothing is changed.
+pub fn read_super_sector_of(ldev: &Utf8Path) -> Result<SuperSector, OpenError> {
+    read_super_sector(&Disk::open_for_look(ldev)?)
+}
+
 /// The super sector says the physical block size itself: it lies at the same byte for both.
 fn read_super_sector(log: &Disk) -> Result<SuperSector, OpenError> {
     let wrong = |source| OpenError::SuperSector {

@@ -1,0 +1,169 @@
+//! Runs a command.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use camino::Utf8PathBuf;
+use walb_common::types::{Lb, Lsid};
+use walb_wdev::client::{DeviceSpec, DeviceStatus, WalDevice, WdevClient};
+use walb_wdev::config::{DeviceConfig, Limits};
+
+use crate::args::{Args, Command, Create, Wdev};
+use crate::format;
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let open = |wdev: &Wdev| client(wdev, args.socket.as_ref());
+    let daemon = || WdevClient::new(args.socket.clone(), String::new());
+    match &args.command {
+        Command::FormatLdev(options) => format::run(options)?,
+        Command::CreateWdev(options) => {
+            let config = config(options)?;
+            daemon().create(config.clone()).await?;
+            println!("name {}\nmajor 0\nminor 0", config.name);
+        }
+        Command::DeleteWdev { wdev, force } => open(wdev)?.delete(*force).await?,
+        Command::List => {
+            for entry in daemon().list().await? {
+                println!("0 0 walb/{}", entry.name);
+                if let Some(reason) = entry.failed {
+                    eprintln!("{}: not running: {reason}", entry.name);
+                }
+            }
+        }
+        Command::GetStatus { wdev, json } => {
+            let status = open(wdev)?.status().await?;
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                print_status(&status);
+            }
+        }
+        Command::SetCheckpointInterval { wdev, ms } => open(wdev)?.set_checkpoint_interval(*ms).await?,
+        Command::ForceCheckpoint(wdev) => open(wdev)?.checkpoint().await?,
+        Command::SetOldestLsid { wdev, lsid } => open(wdev)?.set_oldest(Lsid(*lsid)).await?,
+        Command::Resize { wdev, lb } => drop(open(wdev)?.resize((*lb > 0).then_some(Lb(*lb))).await?),
+        Command::ResetWal(wdev) => drop(open(wdev)?.reset_log().await?),
+        Command::ClearWal { wdev, timeout } => {
+            let work = clear_wal(open(wdev)?);
+            match *timeout {
+                0 => work.await?,
+                seconds => tokio::time::timeout(Duration::from_secs(seconds), work)
+                    .await
+                    .with_context(|| format!("log not written back within {seconds} s"))??,
+            }
+        }
+        Command::Freeze { wdev, seconds } => {
+            open(wdev)?
+                .freeze((*seconds > 0).then(|| Duration::from_secs(*seconds)))
+                .await?;
+        }
+        Command::Melt(wdev) => open(wdev)?.melt().await?,
+        Command::GetVersion => println!("{}", daemon().version().await?),
+        Command::GetCheckpointInterval(w) => show(&open(w)?, |s| u64::from(s.checkpoint_interval_ms)).await?,
+        Command::GetOldestLsid(w) => show(&open(w)?, |s| s.lsids.oldest.0).await?,
+        Command::GetWrittenLsid(w) => show(&open(w)?, |s| s.lsids.written.0).await?,
+        Command::GetPrevWrittenLsid(w) => show(&open(w)?, |s| s.lsids.prev_written.0).await?,
+        Command::GetPermanentLsid(w) => show(&open(w)?, |s| s.lsids.permanent.0).await?,
+        Command::GetCompletedLsid(w) => show(&open(w)?, |s| s.lsids.completed.0).await?,
+        Command::GetLatestLsid(w) => show(&open(w)?, |s| s.lsids.latest.0).await?,
+        Command::GetLogUsage(w) => show(&open(w)?, |s| s.log_usage_pb).await?,
+        Command::GetLogCapacity(w) => show(&open(w)?, |s| s.log_capacity_pb).await?,
+        // A device that exists honours flushes.
+        Command::IsFlushCapable(w) => show(&open(w)?, |_| 1).await?,
+        Command::IsLogOverflow(w) => show(&open(w)?, |s| u64::from(s.overflow)).await?,
+        Command::IsFrozen(w) => show(&open(w)?, |s| u64::from(s.frozen)).await?,
+    }
+    Ok(())
+}
+
+async fn show(device: &WdevClient, what: impl Fn(&DeviceStatus) -> u64) -> anyhow::Result<()> {
+    println!("{}", what(&device.status().await?));
+    Ok(())
+}
+
+/// NAME alone is a device of the default daemon.
+fn client(Wdev { wdev }: &Wdev, socket: Option<&Utf8PathBuf>) -> anyhow::Result<WdevClient> {
+    let text = if wdev.contains(':') || wdev.contains('/') {
+        wdev.clone()
+    } else {
+        format!("wdev:{wdev}")
+    };
+    match text.parse()? {
+        DeviceSpec::Wdev { socket: own, name } => Ok(WdevClient::new(own.or_else(|| socket.cloned()), name)),
+        DeviceSpec::Kernel { path } => {
+            anyhow::bail!("{path}: devices of the kernel driver are not supported yet")
+        }
+    }
+}
+
+fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
+    // The daemon has another working directory.
+    let absolute = |path: &Utf8PathBuf| {
+        let found = path.canonicalize_utf8().with_context(|| format!("find {path}"))?;
+        anyhow::Ok(found)
+    };
+    let here = |path: &Option<Utf8PathBuf>| {
+        path.as_ref()
+            .map(|p| camino::absolute_utf8(p).with_context(|| format!("path {p}")))
+            .transpose()
+    };
+    let name = match &options.name {
+        Some(name) => name.clone(),
+        None => format::stored_name(&options.ldev)?,
+    };
+    let default = Limits::default();
+    let limits = Limits {
+        logpack_max_kib: options
+            .maxl
+            .filter(|&kib| kib > 0)
+            .unwrap_or(default.logpack_max_kib)
+            .min(default.logpack_max_kib),
+        pending_max_mib: options.maxp.unwrap_or(default.pending_max_mib).max(1),
+        log_sync_interval_ms: options.fp.unwrap_or(default.log_sync_interval_ms),
+        ..default
+    };
+    Ok(DeviceConfig {
+        name,
+        ldev: absolute(&options.ldev)?,
+        ddev: absolute(&options.ddev)?,
+        nbd: here(&options.nbd)?,
+        fuse: here(&options.fuse)?,
+        limits,
+    })
+}
+
+/// Not a reset: uuid and salt are kept, and what is not yet permanent stays in the log.
+async fn clear_wal(device: WdevClient) -> anyhow::Result<()> {
+    let permanent = device.status().await?.lsids.permanent;
+    device.checkpoint().await?;
+    device.set_oldest(permanent).await?;
+    Ok(())
+}
+
+fn print_status(status: &DeviceStatus) {
+    let lsids = &status.lsids;
+    println!("name {}", status.name);
+    println!("ldev {}", status.ldev);
+    println!("ddev {}", status.ddev);
+    println!("uuid {}", status.uuid);
+    println!("pbs {}", status.pbs);
+    println!("size_lb {}", status.size);
+    for (name, lsid) in [
+        ("latest", lsids.latest),
+        ("completed", lsids.completed),
+        ("flush", lsids.flush),
+        ("permanent", lsids.permanent),
+        ("written", lsids.written),
+        ("prev_written", lsids.prev_written),
+        ("oldest", lsids.oldest),
+    ] {
+        println!("{name} {lsid}");
+    }
+    println!("log_capacity_pb {}", status.log_capacity_pb);
+    println!("log_usage_pb {}", status.log_usage_pb);
+    println!("log_overflow {}", u8::from(status.overflow));
+    println!("frozen {}", u8::from(status.frozen));
+    println!("read_only {}", u8::from(status.read_only));
+    println!("pending_bytes {}", status.pending_bytes);
+    println!("checkpoint_interval_ms {}", status.checkpoint_interval_ms);
+}

@@ -1,0 +1,101 @@
+//! A running device: its engine and its front-ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use camino::Utf8Path;
+use walb_common::daemon::chain;
+
+use crate::block::BlockDevice;
+use crate::config::DeviceConfig;
+use crate::engine::{Engine, OpenError};
+use crate::fuse::{self, FuseError, FuseHandle};
+use crate::nbd::{Export, Exports, NbdLimits, NbdListenError, NbdServer};
+
+/// A device that runs.
+pub(super) struct RunningDevice {
+    pub config: DeviceConfig,
+    pub engine: Arc<Engine>,
+    front_ends: Mutex<FrontEnds>,
+}
+
+#[derive(Default)]
+struct FrontEnds {
+    nbd: Option<NbdServer>,
+    fuse: Option<FuseHandle>,
+}
+
+/// Why a device does not run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceStartError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Nbd(#[from] NbdListenError),
+    #[error(transparent)]
+    Fuse(#[from] FuseError),
+}
+
+impl RunningDevice {
+    /// Opens the device, then its front-ends: nobody can write before redo is done.
+    pub fn start(config: &DeviceConfig, state_file: &Utf8Path) -> Result<Self, DeviceStartError> {
+        let engine = Engine::open(config, state_file)?;
+        match front_ends(config, &engine) {
+            Ok(front_ends) => Ok(Self {
+                config: config.clone(),
+                engine,
+                front_ends: Mutex::new(front_ends),
+            }),
+            Err(error) => {
+                engine.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Unmounts the file, unless somebody uses it, or is connected over NBD.
+    pub fn release(&self) -> Result<(), String> {
+        let mut front_ends = self.front_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        match front_ends
+            .nbd
+            .as_ref()
+            .map_or(0, |nbd| nbd.connections(&self.config.name))
+        {
+            0 => {}
+            clients => return Err(format!("{clients} NBD clients are connected")),
+        }
+        if let Some(fuse) = &mut front_ends.fuse {
+            fuse.unmount().map_err(|e| chain(&e))?;
+            front_ends.fuse = None;
+        }
+        Ok(())
+    }
+
+    /// Front-ends first, so that what they still have in flight is answered; then the engine, cleanly.
+    pub fn stop(&self) {
+        self.engine.melt();
+        let front_ends = std::mem::take(&mut *self.front_ends.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(front_ends);
+        self.engine.stop();
+    }
+}
+
+fn front_ends(config: &DeviceConfig, engine: &Arc<Engine>) -> Result<FrontEnds, DeviceStartError> {
+    let device: Arc<dyn BlockDevice> = Arc::clone(engine) as _;
+    let nbd = match &config.nbd {
+        Some(socket) => {
+            let exports = Exports::new();
+            exports.add(Export::new(&config.name, Arc::clone(&device)));
+            Some(NbdServer::listen_unix(
+                socket.as_std_path(),
+                exports,
+                NbdLimits::default(),
+            )?)
+        }
+        None => None,
+    };
+    let fuse = match &config.fuse {
+        Some(mountpoint) => Some(fuse::mount(device, &config.name, mountpoint.as_std_path())?),
+        None => None,
+    };
+    Ok(FrontEnds { nbd, fuse })
+}
