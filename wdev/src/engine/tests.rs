@@ -1,1 +1,92 @@
-//! t
+//! Goal: the engine is a disk - what was written is read - and its log is exactly what was written. Method: random requests
+//! against a plain array, the log read back by the readers of walb-common, the threads ended where they stand.
+
+mod crash;
+mod log;
+mod model;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use camino::Utf8PathBuf;
+use walb_common::types::{LB_SIZE, PhysicalBlockSize};
+
+use super::{Engine, format_log_device};
+use crate::block::{IoErrno, IoOp, submit_and_wait};
+use crate::config::{DeviceConfig, Limits};
+
+/// A device in a directory of its own.
+struct Place {
+    dir: tempfile::TempDir,
+    limits: Limits,
+}
+
+impl Place {
+    fn new(pbs: PhysicalBlockSize, log_bytes: u64, data_bytes: u64) -> Self {
+        let limits = Limits {
+            checkpoint_interval_ms: 0,
+            log_sync_interval_ms: 5,
+            ..Limits::default()
+        };
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+            limits,
+        };
+        File::create(place.path("log"))
+            .unwrap()
+            .set_len(log_bytes)
+            .unwrap();
+        File::create(place.path("data"))
+            .unwrap()
+            .set_len(data_bytes)
+            .unwrap();
+        format_log_device(&place.path("log"), &place.path("data"), "vol0", Some(pbs), true).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> Utf8PathBuf {
+        Utf8PathBuf::try_from(self.dir.path().join(name)).unwrap()
+    }
+
+    fn config(&self) -> DeviceConfig {
+        let (ldev, ddev) = (self.path("log"), self.path("data"));
+        DeviceConfig {
+            name: "vol0".to_owned(),
+            ldev,
+            ddev,
+            nbd: None,
+            fuse: None,
+            limits: self.limits,
+        }
+    }
+
+    fn open(&self) -> Arc<Engine> {
+        Engine::open(&self.config(), &self.path("state")).unwrap()
+    }
+}
+
+fn write(engine: &Engine, at_lb: u64, data: Vec<u8>) -> Result<(), IoErrno> {
+    let op = IoOp::Write {
+        offset: at_lb * LB_SIZE,
+        data: Bytes::from(data),
+        fua: false,
+    };
+    submit_and_wait(engine, op).map(drop)
+}
+
+fn flush(engine: &Engine) {
+    submit_and_wait(engine, IoOp::Flush).unwrap();
+}
+
+fn read_all(engine: &Engine) -> Vec<u8> {
+    use crate::block::BlockDevice;
+    let len = u32::try_from(engine.size()).unwrap();
+    submit_and_wait(engine, IoOp::Read { offset: 0, len })
+        .unwrap()
+        .to_vec()
+}
+
+fn block_of(value: u8, blocks: u64) -> Vec<u8> {
+    vec![value; usize::try_from(blocks * LB_SIZE).unwrap()]
+}
