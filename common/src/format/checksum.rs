@@ -98,7 +98,9 @@ mod tests {
         #[test]
         fn a_sum_in_pieces_is_the_sum_of_the_whole(pieces: Vec<Vec<u8>>, salt: u32) {
             let mut summer = Summer::new(Salt(salt));
-            pieces.iter().for_each(|p| summer.add(p));
+            for piece in &pieces {
+                summer.add(piece);
+            }
             proptest::prop_assert_eq!(summer.finish(), checksum(&pieces.concat(), Salt(salt)));
         }
     }

@@ -9,6 +9,13 @@
 //! Every decoder checks length, checksum, kind and meaning, in that order, and bounds every count and size it was
 //! given before using it; a value in hand is therefore one that was believed.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "hosts are 64-bit (asserted in format); what is narrowed further was bounded first"
+)]
+
+const _: () = assert!(usize::BITS == 64, "sizes of the formats are used as usize");
+
 pub mod checksum;
 pub mod compress;
 
@@ -17,6 +24,9 @@ pub mod read_at;
 
 pub mod wdiff;
 pub mod wlog;
+
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read};
 

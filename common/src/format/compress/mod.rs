@@ -67,15 +67,15 @@ impl Compressor {
             Compression::Snappy => self.snappy.compress_vec(raw).map_err(io::Error::other),
             Compression::Lzma => lzma(raw, level),
             Compression::Lz4 => Ok(lz4_flex::block::compress(raw)),
-            Compression::Zstd => self.zstd(raw, level),
+            Compression::Zstd => self.zstd(raw),
         };
         // A library that cannot compress (out of memory, too large) costs space, not data.
         result.ok().filter(|c| c.len() < raw.len())
     }
 
-    fn zstd(&mut self, raw: &[u8], level: u32) -> io::Result<Vec<u8>> {
+    fn zstd(&mut self, raw: &[u8]) -> io::Result<Vec<u8>> {
         if self.zstd.is_none() {
-            self.zstd = Some(zstd::bulk::Compressor::new(level.max(1) as i32)?);
+            self.zstd = Some(zstd::bulk::Compressor::new(i32::from(self.setting.level.max(1)))?);
         }
         match &mut self.zstd {
             Some(zstd) => zstd.compress(raw),
@@ -109,10 +109,10 @@ pub fn decompress(kind: Compression, stored: &[u8], raw_len: usize) -> Result<Ve
         reason,
     };
     if kind == Compression::None {
-        return match stored.len() == raw_len {
-            true => Ok(stored.to_vec()),
-            false => Err(failed("a raw image has exactly that size".to_owned())),
-        };
+        if stored.len() != raw_len {
+            return Err(failed("a raw image has exactly that size".to_owned()));
+        }
+        return Ok(stored.to_vec());
     }
     let mut raw = vec![0; raw_len];
     let len = match kind {
@@ -138,10 +138,10 @@ pub fn decompress(kind: Compression, stored: &[u8], raw_len: usize) -> Result<Ve
         Compression::Zstd => unzstd(stored, &mut raw).map_err(|e| e.to_string()),
     }
     .map_err(failed)?;
-    match len == raw_len {
-        true => Ok(raw),
-        false => Err(failed(format!("it is {len} bytes"))),
+    if len != raw_len {
+        return Err(failed(format!("it is {len} bytes")));
     }
+    Ok(raw)
 }
 
 /// Reads to the end of the compressed stream, so that its own checksum is verified too.

@@ -123,15 +123,15 @@ impl<D: ReadAt> Scanner<D> {
             return Ok(None);
         }
         let block = self.read(self.at, 1)?;
-        let decoded = LogpackHeader::decode(&block, self.ring.pbs(), self.salt, self.at)
+        let decoded = LogpackHeader::decode(&block, self.ring.pbs(), self.salt, self.at);
+        let decoded = decoded.and_then(|header| {
             // A pack longer than the ring would lie upon itself.
-            .and_then(|h| match u64::from(h.total_io_pb()) < self.ring.size() {
-                true => Ok(h),
-                false => Err(LogpackHeaderError::Total {
-                    found: h.total_io_pb(),
-                    actual: self.ring.size() - 1,
-                }),
-            });
+            let (found, room) = (header.total_io_pb(), self.ring.size() - 1);
+            if u64::from(found) > room {
+                return Err(LogpackHeaderError::Total { found, actual: room });
+            }
+            Ok(header)
+        });
         match decoded {
             Ok(header) => Ok(Some((header, block))),
             Err(found) => {
