@@ -1,5 +1,6 @@
 //! Images: their digests, and where two of them differ.
 
+use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -29,7 +30,10 @@ pub fn digest(mut input: impl Read) -> std::io::Result<Captured> {
         hash.update(&buffer[..n]);
         size += n as u64;
     }
-    let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let mut sha256 = String::new();
+    for byte in hash.finalize() {
+        write!(sha256, "{byte:02x}").map_err(std::io::Error::other)?;
+    }
     Ok(Captured { sha256, size })
 }
 

@@ -5,6 +5,7 @@
 //! ```
 //! FUSE and loop are there on every kernel; nbd and ublk are not.
 
+use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -155,7 +156,11 @@ fn digest(mut input: impl Read) -> Result<(String, u64)> {
         hash.update(&buffer[..n]);
         size += n as u64;
     }
-    Ok((hash.finalize().iter().map(|b| format!("{b:02x}")).collect(), size))
+    let mut hex = String::new();
+    for byte in hash.finalize() {
+        write!(hex, "{byte:02x}")?;
+    }
+    Ok((hex, size))
 }
 
 /// An image mounted read-only until dropped.

@@ -115,7 +115,7 @@ fn write(dir: &Path, shared: &Shared) -> Result<(u64, u64)> {
     while go_on(shared) {
         let number = next() % 48;
         let length = usize::try_from(next() % (96 << 10))?;
-        let data: Vec<u8> = (0..length).map(|i| if i % 3 == 0 { 0x20 } else { (next() >> 24) as u8 }).collect();
+        let data: Vec<u8> = (0..length).map(|i| if i % 3 == 0 { 0x20 } else { next().to_le_bytes()[3] }).collect();
         match next() % 8 {
             0 => drop(fs::remove_file(path(number))),
             1 => drop(fs::rename(path(number), path((number + 1) % 48))),
