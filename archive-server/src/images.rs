@@ -1,0 +1,177 @@
+//! Base and restored images as sparse files in one directory: `wb_VOL`, `wr_VOL_GID`, and `wr_VOL_GID_tmp` while a
+//! restore runs. This is the wall behind which an LVM back end will stand beside the files.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use walb_common::disk::{fault, remove_durable, rename_durable, sync_dir};
+use walb_common::types::{Gid, LB_SIZE, Lb, VolumeName};
+
+use crate::error::{At, FileError};
+
+/// The directory of images.
+#[derive(Debug)]
+pub(crate) struct Images {
+    dir: PathBuf,
+}
+
+/// Restored images found in the directory.
+pub(crate) type Restored = HashMap<VolumeName, BTreeSet<Gid>>;
+
+impl Images {
+    /// Opens (or creates) the directory and removes what interrupted restores left.
+    pub fn open(dir: &Path) -> Result<(Self, Restored), FileError> {
+        fs::create_dir_all(dir).at("create", dir)?;
+        let mut restored = Restored::new();
+        for entry in fs::read_dir(dir).at("list", dir)? {
+            let entry = entry.at("list", dir)?;
+            let name = entry.file_name();
+            match name.to_str().and_then(parse_restored) {
+                Some((_, _, true)) => {
+                    tracing::info!(image = %entry.path().display(), "removing what an interrupted restore left");
+                    remove_durable(&entry.path()).at("remove", &entry.path())?;
+                }
+                Some((volume, gid, false)) => {
+                    restored.entry(volume).or_default().insert(gid);
+                }
+                None => {}
+            }
+        }
+        Ok((Self { dir: dir.to_owned() }, restored))
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The base image of a volume.
+    pub fn base(&self, volume: &VolumeName) -> PathBuf {
+        self.dir.join(format!("wb_{volume}"))
+    }
+
+    /// The restored image of a snapshot.
+    pub fn restored(&self, volume: &VolumeName, gid: Gid) -> PathBuf {
+        self.dir.join(format!("wr_{volume}_{gid}"))
+    }
+
+    /// What a restored image is called while it is being made.
+    pub fn unfinished(&self, volume: &VolumeName, gid: Gid) -> PathBuf {
+        self.dir.join(format!("wr_{volume}_{gid}_tmp"))
+    }
+
+    /// Size of the base image, if there is one.
+    pub fn base_size(&self, volume: &VolumeName) -> Result<Option<Lb>, FileError> {
+        let path = self.base(volume);
+        match fs::metadata(&path) {
+            Ok(found) => Ok(Some(Lb(found.len() / LB_SIZE))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FileError {
+                act: "look at",
+                path,
+                source,
+            }),
+        }
+    }
+
+    /// A new base image of zeros. One that is there is removed first: a full backup only comes when it means nothing.
+    pub fn create_base(&self, volume: &VolumeName, size: Lb) -> Result<File, FileError> {
+        let path = self.base(volume);
+        remove_durable(&path).at("remove", &path)?;
+        let file = create_image(&path)?;
+        file.set_len(size.bytes()).at("set the size of", &path)?;
+        // The name is durable before any data, so that the space a crash leaves taken is found again.
+        sync_dir(&self.dir).at("sync", &self.dir)?;
+        fault::point("archive.full.image_created").at("create", &path)?;
+        Ok(file)
+    }
+
+    /// Removes the base image, if there is one.
+    pub fn remove_base(&self, volume: &VolumeName) -> Result<(), FileError> {
+        let path = self.base(volume);
+        remove_durable(&path).at("remove", &path)
+    }
+
+    /// Removes a restored image.
+    pub fn remove_restored(&self, volume: &VolumeName, gid: Gid) -> Result<(), FileError> {
+        let path = self.restored(volume, gid);
+        remove_durable(&path).at("remove", &path)
+    }
+
+    /// Removes every image of a volume: restored ones first, so that none stands without a base.
+    pub fn remove_all(&self, volume: &VolumeName) -> Result<(), FileError> {
+        for entry in fs::read_dir(&self.dir).at("list", &self.dir)? {
+            let entry = entry.at("list", &self.dir)?;
+            if entry
+                .file_name()
+                .to_str()
+                .and_then(parse_restored)
+                .is_some_and(|(name, ..)| name == *volume)
+            {
+                fs::remove_file(entry.path()).at("remove", &entry.path())?;
+            }
+        }
+        self.remove_base(volume)?;
+        sync_dir(&self.dir).at("sync", &self.dir)
+    }
+
+    /// Gives a finished image, already synced, its name.
+    pub fn finish_restored(&self, volume: &VolumeName, gid: Gid) -> Result<PathBuf, FileError> {
+        let path = self.restored(volume, gid);
+        rename_durable(&self.unfinished(volume, gid), &path).at("rename to", &path)?;
+        Ok(path)
+    }
+}
+
+/// A new file, readable by the owner only: it holds everything the volume held.
+pub(crate) fn create_image(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .at("create", path)
+}
+
+/// Volume, gid, and whether it is unfinished, of `wr_VOL_GID[_tmp]`.
+fn parse_restored(name: &str) -> Option<(VolumeName, Gid, bool)> {
+    let rest = name.strip_prefix("wr_")?;
+    let (rest, unfinished) = rest
+        .strip_suffix("_tmp")
+        .map_or((rest, false), |rest| (rest, true));
+    let (volume, gid) = rest.split_once('_')?;
+    Some((VolumeName::new(volume).ok()?, gid.parse().ok()?, unfinished))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_restored_images_are_told_from_others() {
+        let name = |n: &str| VolumeName::new(n).unwrap();
+        assert_eq!(
+            parse_restored("wr_vol-0_12"),
+            Some((name("vol-0"), Gid(12), false))
+        );
+        assert_eq!(
+            parse_restored("wr_vol-0_12_tmp"),
+            Some((name("vol-0"), Gid(12), true))
+        );
+        for other in [
+            "wb_vol0",
+            "wr_vol0",
+            "wr_vol0_",
+            "wr_vol0_x",
+            "wr__1",
+            "lost+found",
+            "wr_vol0_1_tmp_tmp",
+        ] {
+            assert_eq!(parse_restored(other), None, "{other}");
+        }
+    }
+}
