@@ -186,13 +186,11 @@ impl Client {
         let response = self.exchange(address, sender, request).await?;
         let status = response.status();
         let body = timeout(self.answer_timeout, Limited::new(response.into_body(), ANSWER_MAX).collect());
-        let body = match body.await {
-            Ok(body) => body.map_err(|e| answer_error(format!("answer broke off: {e}")))?.to_bytes(),
-            Err(_) => {
-                let after = self.answer_timeout;
-                return Err(ClientError::Deadline { what: "answer of", address: address.to_owned(), after });
-            }
+        let Ok(body) = body.await else {
+            let after = self.answer_timeout;
+            return Err(ClientError::Deadline { what: "answer of", address: address.to_owned(), after });
         };
+        let body = body.map_err(|e| answer_error(format!("answer broke off: {e}")))?.to_bytes();
         decode(address, status, &body)
     }
 
