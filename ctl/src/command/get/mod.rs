@@ -1,0 +1,525 @@
+//! `get TARGET`: one fact, in the form scripts parse. Targets are declared here; what they print is in [`lines`].
+
+mod lines;
+
+#[cfg(test)]
+mod tests;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::Value;
+use walb_common::lineage::{BaseState, MetaDiff};
+use walb_common::rest::{VolumeBrief, archive, proxy, storage};
+use walb_common::state::{ArchiveState, archive as archive_state};
+use walb_common::types::{Gid, VolumeName};
+use walb_common::wire::identity::Role;
+
+use super::archive_info::archive_name;
+use super::volume::path;
+use crate::answer::{Answer, bit};
+use crate::error::CommandError;
+use crate::session::{ARCHIVE, PROXY, SERVERS, STORAGE, STORAGE_OR_ARCHIVE, Session, decode};
+
+/// Targets of the existing tool that are still to come.
+pub const UNSUPPORTED_TARGETS: &[&str] = &[
+    "handler-stat",
+    "ts-delta",
+    "cold",
+    "meta-state",
+    "volume-group",
+    "thinpool",
+];
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  walbc -a a0 -p 10200 get restorable vol0 all\n\nA volume that a server does not know has the \
+state Clear.\nNot yet supported: handler-stat, ts-delta, cold, meta-state, volume-group, thinpool."
+)]
+pub struct Get {
+    #[command(subcommand)]
+    target: Target,
+}
+
+/// A volume.
+#[derive(Debug, Args)]
+struct Vol {
+    /// Volume name
+    vol: VolumeName,
+}
+
+/// Diffs of a volume whose begin gid is in a range.
+#[derive(Debug, Args)]
+struct Range {
+    /// Volume name
+    vol: VolumeName,
+    /// Begin gids from here on
+    #[arg(default_value_t = Gid(0))]
+    gid0: Gid,
+    /// Begin gids below this [default: no limit]
+    gid1: Option<Gid>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum All {
+    /// Implicit snapshots, too
+    All,
+}
+
+#[derive(Debug, Subcommand)]
+enum Target {
+    /// Kind of server: storage, proxy or archive
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get host-type")]
+    HostType,
+    /// State of a volume; Clear when it is unknown
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get state vol0")]
+    State(Vol),
+    /// Names of all volumes, one per line
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get vol")]
+    Vol,
+    /// Process id of the server
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get pid")]
+    Pid,
+    /// Latest snapshot of one volume or of all, one LTSV line each
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get latest-snap vol0")]
+    LatestSnap {
+        /// Volume name; all volumes that have a value when not given
+        vol: Option<VolumeName>,
+    },
+    /// Storage: 1 if the log has overflowed
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get is-overflow vol0")]
+    IsOverflow(Vol),
+    /// Storage: how full the log is, one LTSV line per volume
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get log-usage")]
+    LogUsage {
+        /// Volume name; all volumes when not given
+        vol: Option<VolumeName>,
+    },
+    /// Storage: uuid of the volume's log; archive: uuid of the log its diffs come from
+    #[command(after_help = "Example:\n  walbc -a s0 -p 10000 get uuid vol0")]
+    Uuid(Vol),
+    /// Archive: uuid of this lineage of archive data
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get archive-uuid vol0")]
+    ArchiveUuid(Vol),
+    /// Proxy: 1 if sending to an archive has been given up until a kick
+    #[command(after_help = "Example:\n  walbc -a p0 -p 10100 get is-wdiff-send-error vol0 a0")]
+    IsWdiffSendError {
+        /// Volume name
+        vol: VolumeName,
+        /// Archive name
+        #[arg(value_parser = archive_name)]
+        archive: String,
+    },
+    /// Proxy: diffs that wait for an archive, or (without ARCHIVE) for distribution
+    #[command(after_help = "Example:\n  walbc -a p0 -p 10100 get proxy-diff vol0 a0")]
+    ProxyDiff {
+        /// Volume name
+        vol: VolumeName,
+        /// Archive name
+        #[arg(value_parser = archive_name)]
+        archive: Option<String>,
+    },
+    /// Archive: diffs, as BEGIN-->END FLAGS TIME SIZE
+    #[command(
+        after_help = "Example:\n  walbc -a a0 -p 10200 get diff vol0\n  walbc -a a0 -p 10200 get diff vol0 10 20"
+    )]
+    Diff(Range),
+    /// Archive: the chain of diffs from the base image on
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get applicable-diff vol0 20")]
+    ApplicableDiff {
+        /// Volume name
+        vol: VolumeName,
+        /// Only as far as diffs end at or before this gid [default: no limit]
+        max_gid: Option<Gid>,
+    },
+    /// Archive: number of diffs
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get num-diff vol0")]
+    NumDiff(Range),
+    /// Archive: bytes of the diffs
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get total-diff-size vol0")]
+    TotalDiffSize(Range),
+    /// Archive: 1 if there is a diff from |BB,BE| to |EB,EE|
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get exists-diff vol0 2 2 3 3")]
+    ExistsDiff {
+        /// Volume name
+        vol: VolumeName,
+        /// First gid of the snapshot it starts from
+        bb: Gid,
+        /// Last gid of the snapshot it starts from
+        be: Gid,
+        /// First gid of the snapshot it leads to
+        eb: Gid,
+        /// Last gid of the snapshot it leads to
+        ee: Gid,
+    },
+    /// Archive: 1 if the volume has a base image
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get exists-base-image vol0")]
+    ExistsBaseImage(Vol),
+    /// Archive: how many actions of a kind run
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get num-action vol0 Restore")]
+    NumAction {
+        /// Volume name
+        vol: VolumeName,
+        /// Merge, Apply, Restore, ReplSyncAsClient or Resize
+        action: archive_state::Action,
+    },
+    /// Archive: actions of every active volume
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get all-actions")]
+    AllActions,
+    /// Archive: gids of restored images, ascending
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get restored vol0")]
+    Restored(Vol),
+    /// Archive: path of a restored image on the archive host
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get restored-path vol0 9")]
+    RestoredPath {
+        /// Volume name
+        vol: VolumeName,
+        /// Snapshot
+        gid: Gid,
+    },
+    /// Archive: snapshots that can be restored, as GID TIME EXPLICIT
+    #[command(
+        after_help = "Example:\n  walbc -a a0 -p 10200 get restorable vol0\n  walbc -a a0 -p 10200 get restorable vol0 all"
+    )]
+    Restorable {
+        /// Volume name
+        vol: VolumeName,
+        /// Implicit snapshots, too
+        all: Option<All>,
+    },
+    /// Archive: what the base image shows, with time
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get base vol0")]
+    Base(Vol),
+    /// Archive: what the base image of every active volume shows
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get base-all")]
+    BaseAll,
+    /// Archive: the snapshot that the chain of diffs leads to
+    #[command(
+        after_help = "Example:\n  walbc -a a0 -p 10200 get meta-snap vol0\n  walbc -a a0 -p 10200 get meta-snap vol0 20"
+    )]
+    MetaSnap {
+        /// Volume name
+        vol: VolumeName,
+        /// Not beyond this gid [default: no limit]
+        gid: Option<Gid>,
+    },
+    /// Archive: size of the base image in blocks of 512 bytes
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get vol-size vol0")]
+    VolSize(Vol),
+    /// Archive: position of a running full or hash backup in blocks of 512 bytes, else 0
+    #[command(after_help = "Example:\n  walbc -a a0 -p 10200 get progress vol0")]
+    Progress(Vol),
+}
+
+/// One volume at an archive, and the server's JSON of it.
+async fn at_archive(
+    session: &Session,
+    vol: &VolumeName,
+) -> Result<(Value, archive::VolumeStatus), CommandError> {
+    let answer = session.get(ARCHIVE, &path(vol, "")).await?;
+    let status = decode(&answer)?;
+    Ok((answer, status))
+}
+
+async fn diffs(
+    session: &Session,
+    roles: &[Role],
+    path: &str,
+) -> Result<(Value, Vec<MetaDiff>), CommandError> {
+    let answer = session.get(roles, path).await?;
+    let mut diffs: Vec<MetaDiff> = decode(&answer)?;
+    diffs.sort_by_key(|d| d.begin().begin());
+    Ok((answer, diffs))
+}
+
+impl Range {
+    async fn diffs(&self, session: &Session) -> Result<(Value, Vec<MetaDiff>), CommandError> {
+        let Self { vol, gid0, gid1 } = self;
+        let gid1 = gid1.unwrap_or(Gid::MAX);
+        if *gid0 >= gid1 {
+            return Err(CommandError::local(format!(
+                "bad gid range:{gid0}:{gid1}, expected the first below the second"
+            )));
+        }
+        diffs(
+            session,
+            ARCHIVE,
+            &path(vol, &format!("/diffs?gid0={gid0}&gid1={gid1}")),
+        )
+        .await
+    }
+}
+
+fn is_active(state: &str) -> bool {
+    state.parse::<ArchiveState>().is_ok_and(archive_state::is_active)
+}
+
+fn active(status: &archive::VolumeStatus) -> Result<(), CommandError> {
+    if is_active(&status.state) {
+        return Ok(());
+    }
+    let expected = archive_state::ACTIVE
+        .iter()
+        .map(ArchiveState::name)
+        .collect::<Vec<_>>()
+        .join(" or ");
+    Err(CommandError::bad_state(&status.name, &status.state, &expected))
+}
+
+fn active_or_stopped(status: &archive::VolumeStatus) -> Result<(), CommandError> {
+    if status.state == "Stopped" {
+        Ok(())
+    } else {
+        active(status)
+    }
+}
+
+fn known(name: &str, state: &str) -> Result<(), CommandError> {
+    if state == "Clear" {
+        Err(CommandError::bad_state(name, state, "any other"))
+    } else {
+        Ok(())
+    }
+}
+
+fn base(status: &archive::VolumeStatus) -> Result<BaseState, CommandError> {
+    known(&status.name, &status.state)?;
+    Ok(status.base.parse()?)
+}
+
+/// What the device of a storage volume says.
+fn device_log(status: &storage::VolumeStatus) -> Result<&storage::DeviceLog, CommandError> {
+    known(&status.name, &status.state)?;
+    status.log.as_ref().ok_or_else(|| {
+        let reason = status.failed.as_deref().unwrap_or("device cannot be asked");
+        CommandError::local(format!("{reason}:{}", status.name))
+    })
+}
+
+impl Get {
+    pub async fn run(self, session: &Session) -> Result<Answer, CommandError> {
+        match self.target {
+            Target::HostType => {
+                let node = session.get(SERVERS, "/v1/node").await?;
+                Ok(Answer::line(node.clone(), text_of(&node, "host_type")?))
+            }
+            Target::Pid => {
+                let node = session.get(SERVERS, "/v1/node").await?;
+                Ok(Answer::line(node.clone(), &node["pid"]))
+            }
+            Target::State(Vol { vol }) => {
+                let status = session.get(SERVERS, &path(&vol, "")).await?;
+                Ok(Answer::line(status.clone(), text_of(&status, "state")?))
+            }
+            Target::Vol => {
+                let answer = session.get(SERVERS, "/v1/volumes").await?;
+                let volumes: Vec<VolumeBrief> = decode(&answer)?;
+                Ok(Answer::lines(answer, volumes.iter().map(|v| &v.name)))
+            }
+            Target::LatestSnap { vol } => latest_snap(session, vol.as_ref()).await,
+            Target::IsOverflow(Vol { vol }) => {
+                let answer = session.get(STORAGE, &path(&vol, "")).await?;
+                let overflow = device_log(&decode(&answer)?)?.overflow;
+                Ok(Answer::line(answer, bit(overflow)))
+            }
+            Target::LogUsage { vol: Some(vol) } => {
+                let answer = session.get(STORAGE, &path(&vol, "")).await?;
+                let line = lines::log_usage(vol.as_str(), device_log(&decode(&answer)?)?);
+                Ok(Answer::line(answer, line))
+            }
+            Target::LogUsage { vol: None } => {
+                let answer = session.get(STORAGE, "/v1/status").await?;
+                let status: storage::Status = decode(&answer)?;
+                let logs = status
+                    .volumes
+                    .iter()
+                    .filter_map(|v| Some(lines::log_usage(&v.name, v.log.as_ref()?)));
+                Ok(Answer::lines(answer, logs))
+            }
+            Target::Uuid(Vol { vol }) => uuid(session, &vol).await,
+            Target::ArchiveUuid(Vol { vol }) => {
+                let (answer, status) = at_archive(session, &vol).await?;
+                active(&status)?;
+                Ok(Answer::line(answer, status.archive_uuid))
+            }
+            Target::IsWdiffSendError { vol, archive } => {
+                let answer = session.get(PROXY, &path(&vol, "")).await?;
+                let status: proxy::VolumeStatus = decode(&answer)?;
+                known(&status.name, &status.state)?;
+                let found = status.archives.iter().find(|a| a.name == archive);
+                let found =
+                    found.ok_or_else(|| CommandError::local(format!("archive info not exists:{archive}")))?;
+                Ok(Answer::line(answer, bit(found.send_error)))
+            }
+            Target::ProxyDiff { vol, archive } => {
+                let query = archive.map_or(String::new(), |a| format!("?archive={a}"));
+                let (answer, diffs) = diffs(session, PROXY, &path(&vol, &format!("/diffs{query}"))).await?;
+                Ok(Answer::lines(answer, diffs.iter().map(MetaDiff::listing)))
+            }
+            Target::Diff(range) => {
+                let (answer, diffs) = range.diffs(session).await?;
+                Ok(Answer::lines(answer, diffs.iter().map(MetaDiff::listing)))
+            }
+            Target::NumDiff(range) => {
+                let (answer, diffs) = range.diffs(session).await?;
+                Ok(Answer::line(answer, diffs.len()))
+            }
+            Target::TotalDiffSize(range) => {
+                let (answer, diffs) = range.diffs(session).await?;
+                Ok(Answer::line(
+                    answer,
+                    diffs.iter().map(MetaDiff::size).fold(0, u64::saturating_add),
+                ))
+            }
+            Target::ApplicableDiff { vol, max_gid } => {
+                let query = max_gid.map_or(String::new(), |gid| format!("?max={gid}"));
+                let answer = session
+                    .get(ARCHIVE, &path(&vol, &format!("/applicable-diffs{query}")))
+                    .await?;
+                // In the order of the chain, which the server knows.
+                let chain: Vec<MetaDiff> = decode(&answer)?;
+                Ok(Answer::lines(answer, chain.iter().map(MetaDiff::listing)))
+            }
+            Target::ExistsDiff { vol, bb, be, eb, ee } => {
+                let wanted = lines::diff_between(bb, be, eb, ee)?;
+                active_or_stopped(&at_archive(session, &vol).await?.1)?;
+                let (answer, diffs) = diffs(session, ARCHIVE, &path(&vol, "/diffs")).await?;
+                Ok(Answer::line(
+                    answer,
+                    bit(diffs.iter().any(|d| d.is_same_as(&wanted))),
+                ))
+            }
+            Target::ExistsBaseImage(Vol { vol }) => {
+                let (answer, status) = at_archive(session, &vol).await?;
+                Ok(Answer::line(answer, bit(status.size.is_some())))
+            }
+            Target::NumAction { vol, action } => {
+                let (answer, status) = at_archive(session, &vol).await?;
+                known(&status.name, &status.state)?;
+                Ok(Answer::line(answer, lines::running(&status, &action.to_string())))
+            }
+            Target::AllActions => {
+                let answer = session.get(ARCHIVE, "/v1/status").await?;
+                let status: archive::Status = decode(&answer)?;
+                let active = status.volumes.iter().filter(|v| is_active(&v.state));
+                Ok(Answer::lines(answer, active.map(lines::actions)))
+            }
+            Target::Restored(Vol { vol }) => {
+                let answer = session.get(ARCHIVE, &path(&vol, "/restored")).await?;
+                let mut restored: Vec<archive::Restored> = decode(&answer)?;
+                restored.sort_by_key(|r| r.gid);
+                Ok(Answer::lines(answer, restored.iter().map(|r| r.gid)))
+            }
+            Target::RestoredPath { vol, gid } => {
+                let answer = session
+                    .get(ARCHIVE, &path(&vol, &format!("/restored/{gid}")))
+                    .await?;
+                let restored: archive::Restored = decode(&answer)?;
+                Ok(Answer::line(answer, restored.path))
+            }
+            Target::Restorable { vol, all } => restorable(session, &vol, all.is_some()).await,
+            Target::Base(Vol { vol }) => {
+                let (answer, status) = at_archive(session, &vol).await?;
+                active(&status)?;
+                Ok(Answer::line(answer, base(&status)?.with_time()))
+            }
+            Target::BaseAll => {
+                let answer = session.get(ARCHIVE, "/v1/status").await?;
+                let status: archive::Status = decode(&answer)?;
+                let active = status.volumes.iter().filter(|v| is_active(&v.state));
+                Ok(Answer::lines(answer, active.map(lines::base)))
+            }
+            Target::MetaSnap { vol, gid } => {
+                let (_, status) = at_archive(session, &vol).await?;
+                let base = base(&status)?;
+                let query = gid.map_or(String::new(), |gid| format!("?max={gid}"));
+                let answer = session
+                    .get(ARCHIVE, &path(&vol, &format!("/applicable-diffs{query}")))
+                    .await?;
+                let reached = lines::reached(&base, &decode::<Vec<MetaDiff>>(&answer)?);
+                Ok(Answer::line(answer, reached))
+            }
+            Target::VolSize(Vol { vol }) => {
+                let (answer, status) = at_archive(session, &vol).await?;
+                known(&status.name, &status.state)?;
+                let size = status
+                    .size
+                    .ok_or_else(|| CommandError::local(format!("no base image:{vol}")))?;
+                Ok(Answer::line(answer, size))
+            }
+            Target::Progress(Vol { vol }) => {
+                let (answer, status) = at_archive(session, &vol).await?;
+                Ok(Answer::line(answer, status.progress))
+            }
+        }
+    }
+}
+
+/// A text member of an object.
+fn text_of<'a>(answer: &'a Value, key: &str) -> Result<&'a str, CommandError> {
+    let missing = || CommandError::local(format!("the answer is not of the form expected:no text {key}"));
+    answer[key].as_str().ok_or_else(missing)
+}
+
+async fn uuid(session: &Session, vol: &VolumeName) -> Result<Answer, CommandError> {
+    let role = session.role(STORAGE_OR_ARCHIVE).await?;
+    let answer = session.get(&[role], &path(vol, "")).await?;
+    let uuid = if role == Role::Storage {
+        let status: storage::VolumeStatus = decode(&answer)?;
+        known(&status.name, &status.state)?;
+        status.uuid
+    } else {
+        let status: archive::VolumeStatus = decode(&answer)?;
+        active(&status)?;
+        status.uuid
+    };
+    Ok(Answer::line(answer, uuid))
+}
+
+/// A volume that is not active has nothing to list, which is no error.
+async fn restorable(session: &Session, vol: &VolumeName, all: bool) -> Result<Answer, CommandError> {
+    let (_, status) = at_archive(session, vol).await?;
+    if !is_active(&status.state) {
+        return Ok(Answer::silent(Value::Array(Vec::new())));
+    }
+    let answer = session
+        .get(ARCHIVE, &path(vol, &format!("/restorable?all={all}")))
+        .await?;
+    let mut list: Vec<archive::Restorable> = decode(&answer)?;
+    list.sort_by_key(|r| r.gid);
+    Ok(Answer::lines(answer, list.iter().map(lines::restorable)))
+}
+
+async fn latest_snap(session: &Session, vol: Option<&VolumeName>) -> Result<Answer, CommandError> {
+    let role = session.role(SERVERS).await?;
+    let (answer, volumes) = if let Some(vol) = vol {
+        let answer = session.get(&[role], &path(vol, "")).await?;
+        (answer.clone(), vec![answer])
+    } else {
+        let answer = session.get(&[role], "/v1/status").await?;
+        let volumes = decode(&answer["volumes"])?;
+        (answer, volumes)
+    };
+    let mut found = Vec::new();
+    for volume in &volumes {
+        match role {
+            Role::Storage => found.extend(lines::latest_at_storage(&decode(volume)?)),
+            Role::Proxy => found.extend(lines::latest_at_proxy(&decode(volume)?)),
+            _ => {
+                let status: archive::VolumeStatus = decode(volume)?;
+                found.extend(
+                    active_or_stopped(&status)
+                        .ok()
+                        .and_then(|()| lines::latest_at_archive(&status)),
+                );
+            }
+        }
+    }
+    match (vol, found.is_empty()) {
+        (Some(vol), true) => {
+            let state = text_of(&answer, "state")?;
+            Err(CommandError::local(format!(
+                "could not get latest snapshot for volume:{vol}:{state}"
+            )))
+        }
+        _ => Ok(Answer::lines(answer, found)),
+    }
+}
