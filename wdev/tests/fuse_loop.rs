@@ -232,6 +232,15 @@ fn an_error_of_the_device_reaches_the_writer() {
         Some(libc::EROFS)
     );
     assert_eq!(file.set_len(0).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    assert_eq!(
+        std::fs::remove_file(handle.file()).unwrap_err().raw_os_error(),
+        Some(libc::EPERM)
+    );
+    let other = handle.file().with_file_name("other");
+    assert_eq!(
+        std::fs::write(other, "x").unwrap_err().raw_os_error(),
+        Some(libc::EPERM)
+    );
 }
 
 #[test]

@@ -130,6 +130,24 @@ impl Filesystem for DeviceFile {
         self.getattr(req, inode, fh, reply);
     }
 
+    /// The directory is not a place to keep files. (Creating one also ends here.)
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
     fn open(&self, _req: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if inode != FILE {
             return reply.error(Errno::EISDIR);

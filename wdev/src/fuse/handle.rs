@@ -131,8 +131,17 @@ impl FuseHandle {
 
     /// Waits for the session's thread, which ends when the file system is unmounted.
     fn end_session(&mut self) {
-        if let Some(Err(error)) = self.session.take().map(BackgroundSession::umount_and_join) {
-            tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "FUSE session ended with an error");
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        // The thread first, the rest of the session after it: only then does the session see that it is unmounted, and
+        // does not try to unmount whatever is at the mountpoint by then.
+        match session.guard.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "FUSE session ended with an error");
+            }
+            Err(_) => tracing::error!(mountpoint = %self.mountpoint.display(), "FUSE session panicked"),
         }
     }
 }
