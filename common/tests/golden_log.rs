@@ -65,12 +65,11 @@ fn apply(pack: &Logpack, image: &MemImage, discards_as_zeros: bool) {
             continue;
         }
         match record.kind {
-            RecordKind::Padding => {}
             RecordKind::Normal => image.write_at(&data, record.offset.bytes()).unwrap(),
             RecordKind::Discard if discards_as_zeros => {
                 image.fill(0, record.offset.bytes(), record.size.bytes());
             }
-            RecordKind::Discard => {}
+            RecordKind::Discard | RecordKind::Padding => {}
         }
     }
 }
@@ -81,7 +80,9 @@ fn check_images(packs: &[Logpack], facts: &Value) {
             continue;
         };
         let image = MemImage::zero(facts["volume_bytes"].as_u64().unwrap());
-        packs.iter().for_each(|p| apply(p, &image, zeros));
+        for p in packs {
+            apply(p, &image, zeros);
+        }
         assert_eq!(image.sha256(), expected, "{mode}");
     }
 }
@@ -114,7 +115,9 @@ fn wlogs_are_read_and_written_as_by_the_existing_tools() {
         check_images(&packs, &expect["apply_to_zero_image_sha256"]);
 
         let mut writer = WlogWriter::new(Vec::new(), header).unwrap();
-        packs.iter().for_each(|p| writer.write(p).unwrap());
+        for p in &packs {
+            writer.write(p).unwrap();
+        }
         assert!(
             writer.finish().unwrap() == stored,
             "{name} is written as it was read"
@@ -255,7 +258,9 @@ fn check_scan(name: &str, device: &[u8], sector: &SuperSector, expect: &Value) {
         end: Lsid::INVALID,
     };
     let mut wlog = WlogWriter::new(Vec::new(), header).unwrap();
-    packs.iter().for_each(|p| wlog.write(p).unwrap());
+    for p in &packs {
+        wlog.write(p).unwrap();
+    }
     assert_eq!(
         sha256(&wlog.finish().unwrap()),
         expect["wlog_from_oldest_sha256"],

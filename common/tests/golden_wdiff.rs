@@ -184,7 +184,9 @@ fn converting_a_wlog_gives_the_wdiff_the_existing_tools_made_of_it() {
         let setting = CompressionSetting::of(Compression::Snappy);
         let ours = if golden.header().layout == Layout::Indexed {
             let mut converter = IndexedConverter::new(Vec::new(), uuid, setting, max_io).unwrap();
-            packs.iter().for_each(|p| converter.add_pack(p).unwrap());
+            for p in &packs {
+                converter.add_pack(p).unwrap();
+            }
             let ours = converter.finish().unwrap().0;
             // Address, size, original size, offset in it, kind.
             let pick = |stored: &[u8]| -> Vec<Value> {
@@ -199,7 +201,9 @@ fn converting_a_wlog_gives_the_wdiff_the_existing_tools_made_of_it() {
             ours
         } else {
             let mut converter = SortedConverter::new(max_io);
-            packs.iter().for_each(|p| converter.add_pack(p).unwrap());
+            for p in &packs {
+                converter.add_pack(p).unwrap();
+            }
             converter.finish(Vec::new(), uuid, setting).unwrap().0
         };
         let (ours, golden) = (meaning(&records(reader_of(ours))), meaning(&records(golden)));

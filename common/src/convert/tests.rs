@@ -71,7 +71,9 @@ proptest! {
         for discard in [DiscardMode::Zero, DiscardMode::Passdown] {
             let (model, image) = (MemImage::filled(SIZE, 9), MemImage::filled(SIZE, 9));
             for (ios, indexed) in &chain {
-                ios.iter().for_each(|io| model.apply(io, false));
+                for io in ios {
+                    model.apply(io, false);
+                }
                 let input = wdiff_reader(stored(ios, *indexed, Lb(max_io)));
                 apply_wdiffs(vec![input], &image, discard, &mut nonstop).unwrap();
             }
@@ -179,7 +181,9 @@ fn a_file_is_written_zeroed_and_discarded_like_any_image() {
     let model = MemImage::filled(SIZE, 0);
     for seed in 0..8 {
         let ios = random_ios(seed, SIZE, 30);
-        ios.iter().for_each(|io| model.apply(io, false));
+        for io in &ios {
+            model.apply(io, false);
+        }
         let input = wdiff_reader(indexed_wdiff(&ios, Uuid::NIL, Compression::Lz4, DEFAULT_MAX_IO));
         apply_wdiffs(vec![input], &file, DiscardMode::Passdown, &mut nonstop).unwrap();
     }
