@@ -2,6 +2,7 @@
 //!
 //! Knows the product only by its binaries and their command lines, as an operator does.
 
+mod bench;
 mod build;
 mod ci;
 mod interrupt;
@@ -33,6 +34,13 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Measure each stage of the flow beside yardsticks (optimised build).
+    #[command(after_help = "Example: cargo xtask bench -- --size-mib 1024 --rounds 3")]
+    Bench {
+        /// Passed on to walb-bench.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Everything CI checks: formatting, lints, tests, a small quickstart.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
@@ -42,6 +50,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Quickstart(options) => quickstart::run(&options),
         Command::Test { arguments } => ci::test(&arguments),
+        Command::Bench { arguments } => bench::run(&arguments),
         Command::Ci => ci::all(),
     };
     match result {
