@@ -2,6 +2,8 @@
 //! child, written to over NBD by several clients, killed in the middle of writes; every block must then hold the last version
 //! acknowledged, or the one that was in flight.
 
+#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
@@ -138,9 +140,11 @@ fn write_until_it_dies(
         let (begun, acked) = &versions.0[block as usize];
         let version = begun.fetch_add(1, Ordering::SeqCst) + 1;
         let data = content(block, version);
-        let written = match (random >> 20).is_multiple_of(8) {
-            true => nbd.write_fua(block * BLOCK, &data),
-            false => nbd.write(block * BLOCK, &data),
+        let durable = (random >> 20).is_multiple_of(8);
+        let written = if durable {
+            nbd.write_fua(block * BLOCK, &data)
+        } else {
+            nbd.write(block * BLOCK, &data)
         };
         if written.is_err() {
             return;
@@ -317,7 +321,7 @@ async fn one_bad_device_is_shown_and_the_others_run_and_clients_reconnect() {
     // The client made before the restart goes on.
     assert_eq!(client.status().await.unwrap().name, "vol0");
     let error = daemon.client("vol7").status().await.unwrap_err();
-    assert!(format!("{:?}", error).contains("vol0 vol1"), "{error:?}");
+    assert!(format!("{error:?}").contains("vol0 vol1"), "{error:?}");
     daemon.client("vol1").delete(false).await.unwrap();
     client.delete(false).await.unwrap();
     assert!(client.list().await.unwrap().is_empty());

@@ -16,7 +16,7 @@ use crate::control::frame;
 use crate::control::message::{Call, Reply, Request, Response};
 
 /// Longest single wait for log; the client asks again.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 /// Largest single read of data.
 const READ_MAX: u32 = 4 << 20;
 

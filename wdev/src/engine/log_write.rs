@@ -111,8 +111,12 @@ fn write_batch(shared: &Shared, batch: Batch) {
         Ok(Bytes::new())
     };
     // The log is written: from here on the end of the process cannot take these back.
-    acknowledged.into_iter().for_each(|f| (f.done)(result.clone()));
-    orphans.into_iter().for_each(|(_, done)| done(Err(IoErrno::EIO)));
+    for f in acknowledged {
+        (f.done)(result.clone());
+    }
+    for (_, done) in orphans {
+        done(Err(IoErrno::EIO));
+    }
 }
 
 /// Waits until the pending set, the unsynced log and the ring have room, then claims the lsids.

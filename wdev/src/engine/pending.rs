@@ -163,6 +163,7 @@ impl Pending {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers in tests")]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,6 +1,8 @@
 //! Goal: the engine is a disk - what was written is read - and its log is exactly what was written. Method: random requests
 //! against a plain array, the log read back by the readers of walb-common, the threads ended where they stand.
 
+#![expect(clippy::cast_possible_truncation, reason = "small numbers in tests")]
+
 mod crash;
 mod log;
 mod model;

@@ -144,9 +144,9 @@ fn overwritten_log_is_gone_and_remembered_until_a_reset() {
     engine.set_oldest(engine.status().lsids.prev_written).unwrap();
     for crash in [false, true] {
         if crash {
-            engine.abandon()
+            engine.abandon();
         } else {
-            engine.stop()
+            engine.stop();
         }
         drop(engine);
         engine = place.open();
@@ -204,7 +204,7 @@ fn those_who_wait_for_log_are_told_without_a_flush() {
     assert_eq!(none, Lsid(0));
     let waiter = {
         let engine = Arc::clone(&engine);
-        std::thread::spawn(move || runtime.block_on(engine.wait_for_log(Lsid(0), Duration::from_secs(60))))
+        std::thread::spawn(move || runtime.block_on(engine.wait_for_log(Lsid(0), Duration::from_mins(1))))
     };
     write(&engine, 0, block_of(1, 1)).unwrap();
     assert_eq!(waiter.join().unwrap(), Lsid(2));
