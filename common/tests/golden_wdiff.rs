@@ -183,7 +183,9 @@ fn converting_a_wlog_gives_the_wdiff_the_existing_tools_made_of_it() {
         assert_eq!(golden.uuid(), uuid);
         let setting = CompressionSetting::of(Compression::Snappy);
         let ours = if golden.header().layout == Layout::Indexed {
-            let mut converter = IndexedConverter::new(Vec::new(), uuid, setting, max_io).unwrap();
+            let mut converter = IndexedConverter::new(Vec::new(), uuid, setting, max_io)
+                .unwrap()
+                .cut_dataless();
             for p in &packs {
                 converter.add_pack(p).unwrap();
             }

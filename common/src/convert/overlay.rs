@@ -10,6 +10,11 @@ pub trait Piece: Clone {
     /// The part of `blocks` blocks that starts `skip` blocks into it.
     #[must_use]
     fn part(&self, skip: u64, blocks: u64) -> Self;
+
+    /// The limit for its size where `max` is the map's; 0 for none.
+    fn limit(&self, max: u64) -> u64 {
+        max
+    }
 }
 
 /// A piece and its range.
@@ -73,15 +78,17 @@ impl<P: Piece> Overlay<P> {
         };
         self.remove(new.address, new.end());
         match self.cut {
-            Cut::Chunks(0) => self.put(new),
-            Cut::Chunks(max) => {
-                let mut from = new.address;
-                while from < new.end() {
-                    let to = new.end().min(from + max);
-                    self.put(new.part(from, to));
-                    from = to;
+            Cut::Chunks(max) => match new.piece.limit(max) {
+                0 => self.put(new),
+                max => {
+                    let mut from = new.address;
+                    while from < new.end() {
+                        let to = new.end().min(from + max);
+                        self.put(new.part(from, to));
+                        from = to;
+                    }
                 }
-            }
+            },
             Cut::Aligned(max) => self.put_aligned(&new, max),
         }
     }
@@ -125,6 +132,7 @@ impl<P: Piece> Overlay<P> {
     }
 
     fn put_aligned(&mut self, placed: &Placed<P>, max: u64) {
+        let max = placed.piece.limit(max);
         let mut from = placed.address;
         while from < placed.end() {
             let to = from + aligned_size(from, placed.end() - from, max);

@@ -160,6 +160,25 @@ fn a_record_beyond_the_end_of_the_image_is_an_error() {
 }
 
 #[test]
+fn discarding_a_whole_device_takes_few_pieces() {
+    let everything = Io::Discard {
+        address: Lb(3),
+        blocks: Lb(u32::MAX.into()),
+    };
+    let ios = [
+        everything,
+        Io::Write {
+            address: Lb(1 << 20),
+            data: vec![1; 4096].into(),
+        },
+    ];
+    let mut reader = wdiff_reader(indexed_wdiff(&ios, Uuid::NIL, Compression::None, DEFAULT_MAX_IO));
+    let pieces = records(|| reader.next_record().unwrap());
+    assert!(pieces.len() < 100, "{}", pieces.len());
+    assert_eq!(pieces.iter().map(|p| p.1.0).sum::<u64>(), u32::MAX.into());
+}
+
+#[test]
 fn applying_stops_when_asked() {
     let input = wdiff_reader(sorted_wdiff(
         &random_ios(1, SIZE, 20),

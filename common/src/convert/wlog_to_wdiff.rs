@@ -6,7 +6,7 @@ use std::io::Write;
 
 use crate::convert::overlay::{Cut, Overlay, Piece};
 use crate::format::compress::Compressor;
-use crate::format::log_device::{Logpack, RecordKind as LogRecordKind};
+use crate::format::log_device::{LogRecord, Logpack, RecordKind as LogRecordKind};
 use crate::format::wdiff::{
     Content, Image, IndexRecord, IndexedWriter, RecordKind, SortedWriter, StoredImage, WdiffRecord,
     WriteStats, WriteWdiffError,
@@ -49,6 +49,8 @@ pub struct ConvertStats {
 enum Io {
     Discard,
     AllZero,
+    /// Nothing of it survives this very pack.
+    Overwritten,
     Normal(bytes::Bytes),
 }
 
@@ -59,11 +61,13 @@ fn each_io<E: From<ConvertError>>(
     mut take: impl FnMut(u64, u64, Io) -> Result<(), E>,
 ) -> Result<(), E> {
     stats.packs += 1;
-    for (record, data) in pack.records() {
+    let later = pack.header().records();
+    for (index, (record, data)) in pack.records().enumerate() {
         let (address, blocks) = (record.offset, record.size);
         let io = match record.kind {
             LogRecordKind::Padding => continue,
             LogRecordKind::Discard => Io::Discard,
+            LogRecordKind::Normal if is_covered(&later[index + 1..], record) => Io::Overwritten,
             LogRecordKind::Normal if is_zero(&data) => Io::AllZero,
             LogRecordKind::Normal => Io::Normal(data),
         };
@@ -79,6 +83,16 @@ fn each_io<E: From<ConvertError>>(
     Ok(())
 }
 
+/// Whether one of these records covers all of `record`. What several cover together is not looked for.
+fn is_covered(later: &[LogRecord], record: &LogRecord) -> bool {
+    let end = record.offset.0.saturating_add(record.size.0);
+    later.iter().any(|l| {
+        l.kind != LogRecordKind::Padding
+            && l.offset <= record.offset
+            && l.offset.0.saturating_add(l.size.0) >= end
+    })
+}
+
 /// Whether data are all zero.
 pub fn is_zero(data: &[u8]) -> bool {
     // In runs, so that the compiler compares many bytes at once, yet data are given up at the first run that is not.
@@ -92,6 +106,7 @@ struct InFile {
     kind: RecordKind,
     image: StoredImage,
     io_offset: u32,
+    limited: bool,
 }
 
 impl Piece for InFile {
@@ -102,6 +117,10 @@ impl Piece for InFile {
             ..*self
         }
     }
+
+    fn limit(&self, max: u64) -> u64 {
+        if self.limited { max } else { 0 }
+    }
 }
 
 /// Converts packs into an indexed wdiff while they come.
@@ -111,6 +130,7 @@ pub struct IndexedConverter<W> {
     compressor: Compressor,
     overlay: Overlay<InFile>,
     stats: ConvertStats,
+    cut_dataless: bool,
 }
 
 impl<W: Write> IndexedConverter<W> {
@@ -121,7 +141,16 @@ impl<W: Write> IndexedConverter<W> {
             compressor: Compressor::new(setting),
             overlay: Overlay::new(Cut::Aligned(max_io.0)),
             stats: ConvertStats::default(),
+            cut_dataless: false,
         })
+    }
+
+    /// Also cuts zeros and discards to the maximum IO size, as the existing tools do. Without it a discard of a whole
+    /// device takes a few pieces, not one per MiB of the volume.
+    #[must_use]
+    pub fn cut_dataless(mut self) -> Self {
+        self.cut_dataless = true;
+        self
     }
 
     /// Adds a verified pack, the one after those added before.
@@ -131,6 +160,7 @@ impl<W: Write> IndexedConverter<W> {
             compressor,
             overlay,
             stats,
+            cut_dataless,
         } = self;
         each_io(pack, stats, |address, blocks, io| {
             let (kind, image) = match io {
@@ -142,6 +172,10 @@ impl<W: Write> IndexedConverter<W> {
                         None => Image::raw(raw),
                     };
                     (RecordKind::Normal, writer.add_image(&image)?)
+                }
+                Io::Overwritten => {
+                    writer.add_dataless();
+                    return Ok(());
                 }
                 dataless => {
                     writer.add_dataless();
@@ -161,6 +195,7 @@ impl<W: Write> IndexedConverter<W> {
                     (kind, nothing)
                 }
             };
+            let limited = kind == RecordKind::Normal || *cut_dataless;
             overlay.add(
                 address,
                 blocks,
@@ -168,6 +203,7 @@ impl<W: Write> IndexedConverter<W> {
                     kind,
                     image,
                     io_offset: 0,
+                    limited,
                 },
             );
             Ok::<_, ConvertError>(())
@@ -236,6 +272,7 @@ impl SortedConverter {
                 Io::Normal(raw) => WdiffRecord::normal(Lb(address), raw).content,
                 Io::AllZero => Content::AllZero,
                 Io::Discard => Content::Discard,
+                Io::Overwritten => return Ok(()),
             };
             overlay.add(address, blocks, content);
             Ok::<_, ConvertError>(())
