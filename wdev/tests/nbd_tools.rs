@@ -162,6 +162,7 @@ fn fio_verifies_what_it_wrote_at_random_with_many_requests_in_flight() {
         "--fsync=64",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--randseed=7",
         "--norandommap=0",
         "--serialize_overlap=1",
