@@ -180,7 +180,7 @@ fn hint_for(error: &ClientError) -> Option<String> {
         Some(Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
             "the server's certificate has expired: issue a new one with `walbc pki issue`"
         }
-        Some(Tls::InvalidCertificate(Bad::UnknownIssuer)) => {
+        Some(Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
             "the server's certificate is not from our authority: check ca in the client's configuration"
         }
         Some(Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. })) => {

@@ -8,7 +8,7 @@ mod tests;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 use walb_common::lineage::{BaseState, MetaDiff};
-use walb_common::rest::{VolumeBrief, archive, proxy, storage};
+use walb_common::rest::{NodeInfo, VolumeBrief, archive, proxy, storage};
 use walb_common::state::{ArchiveState, archive as archive_state};
 use walb_common::types::{Gid, VolumeName};
 use walb_common::wire::identity::Role;
@@ -298,12 +298,14 @@ impl Get {
     pub async fn run(self, session: &Session) -> Result<Answer, CommandError> {
         match self.target {
             Target::HostType => {
-                let node = session.get(SERVERS, "/v1/node").await?;
-                Ok(Answer::line(node.clone(), text_of(&node, "host_type")?))
+                let answer = session.get(SERVERS, "/v1/node").await?;
+                let node: NodeInfo = decode(&answer)?;
+                Ok(Answer::line(answer, node.host_type))
             }
             Target::Pid => {
-                let node = session.get(SERVERS, "/v1/node").await?;
-                Ok(Answer::line(node.clone(), &node["pid"]))
+                let answer = session.get(SERVERS, "/v1/node").await?;
+                let node: NodeInfo = decode(&answer)?;
+                Ok(Answer::line(answer, node.pid))
             }
             Target::State(Vol { vol }) => {
                 let status = session.get(SERVERS, &path(&vol, "")).await?;
