@@ -63,7 +63,7 @@ fn read(
         // Nothing here means anything: a reset or a full backup was interrupted, or it is simply empty.
         let settle = || -> Result<(), FileError> {
             dir.remove_data()?;
-            images.remove_base(name)
+            images.remove_all(name)
         };
         settle().map_err(|e| told(&e))?;
         return Ok((Static::SyncReady, Held::default(), Vec::new()));
