@@ -289,6 +289,43 @@ async fn a_death_during_a_log_reset_leaves_the_old_log_or_the_new() {
 }
 
 #[tokio::test]
+async fn an_error_of_the_log_device_fails_that_write_and_makes_the_device_read_only_until_a_restart() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = Utf8Path::from_path(place.path()).unwrap();
+    let mut daemon = Daemon::start(dir, None);
+    let mut config = make(dir, PhysicalBlockSize::B512);
+    config.limits.log_sync_interval_ms = 60_000;
+    daemon.ready("vol0").await.create(config).await.unwrap();
+    for (version, fault) in (1u64..).zip(["wdev.log.before_write=eio@2", "wdev.log.before_sync=eio@1"]) {
+        daemon.terminate();
+        daemon = Daemon::start(dir, Some(fault));
+        let client = daemon.ready("vol0").await;
+        let mut nbd = NbdClient::connect(dir.join("nbd").as_std_path(), "vol0").unwrap();
+        nbd.write(0, &content(0, version)).unwrap();
+        // Both the log write and the sync of the second, durable one can fail; the first was acknowledged.
+        assert!(nbd.write_fua(BLOCK, &content(1, version)).is_err());
+        assert!(nbd.write(BLOCK, &content(1, version)).is_err() && nbd.flush().is_err());
+        assert!(client.status().await.unwrap().read_only);
+        let refused = client.checkpoint().await.unwrap_err();
+        assert_eq!(refused.remedy(), Remedy::RepairDevice, "{refused:?}");
+        assert!(
+            client.read_data(0, 4096).await.unwrap() == content(0, version),
+            "still readable"
+        );
+        drop(nbd);
+        daemon.terminate();
+        daemon = Daemon::start(dir, None);
+        let client = daemon.ready("vol0").await;
+        assert!(!client.status().await.unwrap().read_only);
+        assert!(
+            client.read_data(0, 4096).await.unwrap() == content(0, version),
+            "redo brings it back"
+        );
+    }
+    daemon.terminate();
+}
+
+#[tokio::test]
 async fn one_bad_device_is_shown_and_the_others_run_and_clients_reconnect() {
     let place = tempfile::tempdir().unwrap();
     let dir = Utf8Path::from_path(place.path()).unwrap();

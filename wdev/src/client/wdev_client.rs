@@ -106,10 +106,19 @@ impl WdevClient {
         };
         let name = call_name(&request.call);
         let kept = if repeatable { self.take_idle() } else { None };
-        if let Some(mut stream) = kept
-            && let Ok(answer) = exchange(&mut stream, &request).await
-        {
-            return self.finish(stream, answer, &request);
+        if let Some(mut stream) = kept {
+            match exchange(&mut stream, &request).await {
+                Ok(answer) => return self.finish(stream, answer, &request),
+                Err(source) if source.kind() == io::ErrorKind::TimedOut => {
+                    return Err(DeviceError::Broken {
+                        socket: self.socket.clone(),
+                        call: name,
+                        source,
+                    });
+                }
+                // Closed by a restart, most likely.
+                Err(_) => {}
+            }
         }
         let mut stream = UnixStream::connect(&self.socket)
             .await
@@ -171,7 +180,34 @@ impl WdevClient {
     }
 }
 
+/// How long a call may take before its daemon counts as hanging. Those that write everything back take what the disks need.
+fn deadline(call: &Call) -> Duration {
+    match call {
+        Call::WaitForLog { within_ms, .. } => {
+            Duration::from_millis(*within_ms).saturating_add(Duration::from_secs(30))
+        }
+        Call::Create(_)
+        | Call::Delete { .. }
+        | Call::ResetLog
+        | Call::Flush
+        | Call::Checkpoint
+        | Call::Freeze { .. } => Duration::from_mins(10),
+        _ => Duration::from_mins(1),
+    }
+}
+
 async fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<(Response, Vec<u8>)> {
+    let limit = deadline(&request.call);
+    match tokio::time::timeout(limit, exchange_unbounded(stream, request)).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer within {} s", limit.as_secs()),
+        )),
+    }
+}
+
+async fn exchange_unbounded(stream: &mut UnixStream, request: &Request) -> io::Result<(Response, Vec<u8>)> {
     frame::send(stream, request, &[]).await?;
     let response: Response = frame::receive(stream, frame::RESPONSE_MAX)
         .await?
