@@ -117,6 +117,12 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Lets others open the disk before this value goes away. A block device stays claimed until then.
+    pub fn unlock(&self) {
+        // Fails only for a descriptor that is no file.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+
     /// The path it was opened by.
     pub fn path(&self) -> &Utf8Path {
         &self.path

@@ -92,8 +92,8 @@ struct Shared {
     reader: Condvar,
     /// Positions moved or a thread came to rest: control calls look again.
     moved: Condvar,
-    /// The permanent lsid, for those who follow the log.
-    permanent: watch::Sender<Lsid>,
+    /// The permanent lsid, for those who follow the log; `None` once the device has stopped.
+    permanent: watch::Sender<Option<Lsid>>,
 }
 
 /// A queued read.
@@ -249,9 +249,9 @@ impl Engine {
     /// Waits until log beyond `after` is permanent (or the log was reset below it), at most `within`.
     pub async fn wait_for_log(&self, after: Lsid, within: Duration) -> Lsid {
         let mut permanent = self.shared.permanent.subscribe();
-        // At the deadline, or when the device goes away, the answer is what holds at that instant.
-        let _ = tokio::time::timeout(within, permanent.wait_for(|&p| p != after)).await;
-        *self.shared.permanent.borrow()
+        // At the deadline, or when the device stops, the answer is what holds at that instant.
+        let _ = tokio::time::timeout(within, permanent.wait_for(|&p| p != Some(after))).await;
+        self.shared.lock().lsids.permanent
     }
 
     /// Takes no more requests, writes everything out, checkpoints and ends. The log then needs no redo.
@@ -286,15 +286,12 @@ impl Engine {
         let leftover: Vec<_> = {
             let mut state = self.shared.lock();
             state.stopping = Stopping::Now;
-            let flushes = std::mem::take(&mut state.flushes).into_iter().map(|(_, d)| d);
-            let queue: Vec<_> = flushes.collect();
-            let items = std::mem::take(&mut state.queue).into_iter().map(|i| i.done);
-            let reads: Vec<_> = items.collect();
-            let more: Vec<_> = std::mem::take(&mut state.reads)
+            let flushes = std::mem::take(&mut state.flushes)
                 .into_iter()
-                .map(|r| r.done)
-                .collect();
-            queue.into_iter().chain(reads).chain(more).collect()
+                .map(|(_, done)| done);
+            let queue = std::mem::take(&mut state.queue).into_iter().map(|item| item.done);
+            let reads = std::mem::take(&mut state.reads).into_iter().map(|item| item.done);
+            flushes.chain(queue).chain(reads).collect()
         };
         self.shared.wake_all();
         for done in leftover {
@@ -306,6 +303,10 @@ impl Engine {
                 tracing::error!(device = %self.shared.name, "a thread of the device panicked");
             }
         }
+        // Whoever still holds the device, in the middle of a call, must not keep others from opening the disks.
+        self.shared.permanent.send_replace(None);
+        self.shared.log.unlock();
+        self.shared.data.unlock();
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn run(shared: &Shared) {
             .into_iter()
             .partition(|(lsid, _)| *lsid <= target);
         state.flushes = waiting;
-        shared.permanent.send_replace(target);
+        shared.permanent.send_replace(Some(target));
         drop(state);
         for condvar in [
             &shared.writer,

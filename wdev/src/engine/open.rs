@@ -336,7 +336,7 @@ fn shared(
         checkpointer: Condvar::new(),
         reader: Condvar::new(),
         moved: Condvar::new(),
-        permanent: watch::Sender::new(end),
+        permanent: watch::Sender::new(Some(end)),
     })
 }
 

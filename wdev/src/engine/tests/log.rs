@@ -211,6 +211,23 @@ fn those_who_wait_for_log_are_told_without_a_flush() {
 }
 
 #[test]
+fn a_stop_wakes_those_who_wait_and_frees_the_disks() {
+    let place = Place::new(PhysicalBlockSize::B512, 1 << 20, 256 * LB_SIZE);
+    let engine = place.open();
+    let waiter = {
+        let engine = Arc::clone(&engine);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        std::thread::spawn(move || runtime.block_on(engine.wait_for_log(Lsid(0), Duration::from_hours(1))))
+    };
+    engine.stop();
+    let _again = place.open();
+    assert_eq!(waiter.join().unwrap(), Lsid(0));
+}
+
+#[test]
 fn the_existing_readers_find_the_packs_on_the_device() {
     let place = Place::new(PhysicalBlockSize::B4096, 1 << 20, 256 * LB_SIZE);
     let engine = place.open();
