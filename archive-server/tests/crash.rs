@@ -60,13 +60,21 @@ impl Volume {
         let mut volume = Self { model, images };
         for _ in 0..2 {
             let (next, records) = volume.next();
-            assert!(matches!(send_diff(site, address, "vol0", next, &records).await, Sent::Done));
+            assert!(matches!(
+                send_diff(site, address, "vol0", next, &records).await,
+                Sent::Done
+            ));
         }
         volume
     }
 
     /// The next diff and its records; the model has them already.
-    fn next(&mut self) -> (walb_common::lineage::MetaDiff, Vec<walb_common::format::wdiff::WdiffRecord>) {
+    fn next(
+        &mut self,
+    ) -> (
+        walb_common::lineage::MetaDiff,
+        Vec<walb_common::format::wdiff::WdiffRecord>,
+    ) {
         let gid = self.images.len() as u64;
         let records = self.model.change(u8::try_from(gid).unwrap());
         self.images.push(self.model.bytes.clone());
@@ -76,14 +84,21 @@ impl Volume {
     /// Every snapshot so far is restorable, and the newest, the oldest and one more restore to their bytes.
     async fn check(&self, operator: &Operator<'_>, what: &str) {
         let last = self.images.len() as u64 - 1;
-        assert_eq!(operator.restorable("vol0").await, (0..=last).collect::<Vec<_>>(), "{what}");
+        assert_eq!(
+            operator.restorable("vol0").await,
+            (0..=last).collect::<Vec<_>>(),
+            "{what}"
+        );
         for gid in [0, last / 2, last] {
             let listed = operator.restored("vol0").await.iter().any(|r| r.gid.0 == gid);
             if listed {
                 operator.delete_restored("vol0", gid).await.unwrap();
             }
             let image = operator.image_of("vol0", gid).await;
-            assert!(image == self.images[usize::try_from(gid).unwrap()], "{what}: snapshot {gid} differs");
+            assert!(
+                image == self.images[usize::try_from(gid).unwrap()],
+                "{what}: snapshot {gid} differs"
+            );
         }
     }
 }
@@ -121,11 +136,19 @@ async fn a_full_disk_at_any_step_of_receiving_a_diff_is_told_and_it_goes_on_by_i
         let process = site.spawn(&point.replace("ACT", "enospc"));
         let operator = Operator::at(&site, &process.address);
         let sent = send_diff(&site, &process.address, "vol0", next, &records).await;
-        let Sent::Failed(error) = sent else { panic!("{point}: {sent:?}") };
+        let Sent::Failed(error) = sent else {
+            panic!("{point}: {sent:?}")
+        };
         assert_eq!(error.peer().unwrap().code, ErrorCode::NoSpace, "{point}");
         assert_eq!(operator.status("vol0").await.state, "Archived", "{point}");
         let leftover = std::fs::read_dir(site.data("vol0")).unwrap();
-        let leftover = leftover.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp"));
+        let leftover = leftover.filter(|e| {
+            e.as_ref()
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .ends_with(".tmp")
+        });
         assert_eq!(leftover.count(), 0, "{point}");
         match send_diff(&site, &process.address, "vol0", next, &records).await {
             Sent::Done => {}
@@ -144,7 +167,10 @@ async fn killed_at_any_step_of_a_full_backup_it_is_archived_or_as_if_nothing_had
         let name = format!("vol{n}");
         // Initialised under another process: the renames counted are those of the backup.
         let process = site.spawn("");
-        Operator::at(&site, &process.address).command(&name, "init").await.unwrap();
+        Operator::at(&site, &process.address)
+            .command(&name, "init")
+            .await
+            .unwrap();
         drop(process);
         let mut process = site.spawn(&point.replace("ACT", "crash"));
         let sent = full_backup(&site, &process.address, &name, &image, 0).await;
@@ -160,7 +186,11 @@ async fn killed_at_any_step_of_a_full_backup_it_is_archived_or_as_if_nothing_had
             let sent = full_backup(&site, &process.address, &name, &image, 0).await;
             assert!(matches!(sent, Sent::Done), "{point}: {sent:?}");
         } else {
-            assert!(["state_stored", "taken_up"].iter().any(|p| point.contains(p)), "{point}: {}", status.state);
+            assert!(
+                ["state_stored", "taken_up"].iter().any(|p| point.contains(p)),
+                "{point}: {}",
+                status.state
+            );
         }
         assert!(operator.image_of(&name, 0).await == image, "{point}");
     }
@@ -173,7 +203,10 @@ async fn an_error_at_any_step_of_a_full_backup_rolls_back_and_the_next_one_succe
     for (n, point) in FULL.iter().enumerate() {
         let name = format!("vol{n}");
         let process = site.spawn("");
-        Operator::at(&site, &process.address).command(&name, "init").await.unwrap();
+        Operator::at(&site, &process.address)
+            .command(&name, "init")
+            .await
+            .unwrap();
         drop(process);
         let process = site.spawn(&point.replace("ACT", "eio"));
         let operator = Operator::at(&site, &process.address);
@@ -201,24 +234,39 @@ async fn killed_or_failing_at_any_step_of_a_restore_no_wrong_image_is_ever_liste
         let mut process = site.spawn(&point.replace("ACT", "crash"));
         let operator = Operator::at(&site, &process.address);
         if let Ok(job) = operator.restore("vol0", 1).await {
-            assert!(operator.job(job).await.is_none(), "{point}");
+            let ended = operator.job(job).await;
+            assert!(ended.is_none(), "{point}: {ended:?}");
         }
         process.wait_for_death();
         let process = site.spawn("");
         let operator = Operator::at(&site, &process.address);
+        let listed = operator.restored("vol0").await;
         assert!(!site.image("wr_vol0_1_tmp").exists(), "{point}");
-        for restored in operator.restored("vol0").await {
+        for restored in listed {
             let image = std::fs::read(&restored.path).unwrap();
-            assert!(image == volume.images[usize::try_from(restored.gid.0).unwrap()], "{point}");
+            assert!(
+                image == volume.images[usize::try_from(restored.gid.0).unwrap()],
+                "{point}"
+            );
             operator.delete_restored("vol0", restored.gid.0).await.unwrap();
         }
         drop(process);
 
         let process = site.spawn(&point.replace("ACT", "enospc"));
         let operator = Operator::at(&site, &process.address);
-        let job = operator.job(operator.restore("vol0", 1).await.unwrap()).await.unwrap();
-        assert_eq!((job.state, job.error.unwrap().code), (JobState::Failed, ErrorCode::NoSpace), "{point}");
-        assert!(!site.image("wr_vol0_1_tmp").exists() && !site.image("wr_vol0_1").exists(), "{point}");
+        let job = operator
+            .job(operator.restore("vol0", 1).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(
+            (job.state, job.error.unwrap().code),
+            (JobState::Failed, ErrorCode::NoSpace),
+            "{point}"
+        );
+        assert!(
+            !site.image("wr_vol0_1_tmp").exists() && !site.image("wr_vol0_1").exists(),
+            "{point}"
+        );
         assert!(operator.image_of("vol0", 1).await == volume.images[1], "{point}");
         volume.check(&operator, point).await;
         for restored in operator.restored("vol0").await {
@@ -245,7 +293,10 @@ async fn killed_in_a_command_the_volume_is_as_before_or_as_after() {
             Volume::create(&site, &process.address).await;
             operator.image_of("vol0", 1).await;
             if *command != "stop" {
-                operator.job(operator.stop("vol0", "graceful").await.unwrap()).await.unwrap();
+                operator
+                    .job(operator.stop("vol0", "graceful").await.unwrap())
+                    .await
+                    .unwrap();
             }
         }
         drop(process);
@@ -256,14 +307,25 @@ async fn killed_in_a_command_the_volume_is_as_before_or_as_after() {
         let process = site.spawn("");
         let operator = Operator::at(&site, &process.address);
         let status = operator.status("vol0").await;
-        assert!(states.contains(&status.state.as_str()), "{point}: {}", status.state);
+        assert!(
+            states.contains(&status.state.as_str()),
+            "{point}: {}",
+            status.state
+        );
         assert_eq!(status.failed, None, "{point}");
         if ["Clear", "SyncReady"].contains(&status.state.as_str()) {
-            assert_eq!(std::fs::read_dir(site.data("images")).unwrap().count(), 0, "{point}");
+            assert_eq!(
+                std::fs::read_dir(site.data("images")).unwrap().count(),
+                0,
+                "{point}"
+            );
         }
         match status.state.as_str() {
             "Archived" => {
-                operator.job(operator.stop("vol0", "graceful").await.unwrap()).await.unwrap();
+                operator
+                    .job(operator.stop("vol0", "graceful").await.unwrap())
+                    .await
+                    .unwrap();
                 operator.command("vol0", "clear").await.unwrap();
             }
             "Stopped" | "SyncReady" => {

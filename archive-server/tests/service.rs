@@ -23,7 +23,14 @@ async fn backed_up(site: &Site, address: &str, volume: &str) -> Vec<Vec<u8>> {
     assert!(matches!(sent, Sent::Done), "{sent:?}");
     for n in 1..=4 {
         let records = model.change(u8::try_from(n).unwrap());
-        let sent = send_diff(site, address, volume, diff(n - 1, n).with_mergeable(n != 4), &records).await;
+        let sent = send_diff(
+            site,
+            address,
+            volume,
+            diff(n - 1, n).with_mergeable(n != 4),
+            &records,
+        )
+        .await;
         assert!(matches!(sent, Sent::Done), "{sent:?}");
         images.push(model.bytes.clone());
     }
@@ -37,7 +44,10 @@ async fn every_snapshot_restores_byte_for_byte_also_after_a_restart() {
     let images = backed_up(&site, &running.address, "vol0").await;
     let operator = Operator::at(&site, &running.address);
     let status = operator.status("vol0").await;
-    assert_eq!((status.state.as_str(), status.base.as_str()), ("Archived", "<|0,2|>-20231114221320"));
+    assert_eq!(
+        (status.state.as_str(), status.base.as_str()),
+        ("Archived", "<|0,2|>-20231114221320")
+    );
     assert_eq!((status.size, status.uuid, status.num_diff), (Some(SIZE), LOG, 4));
     assert_eq!(status.latest.unwrap().to_string(), "|4|");
     assert_ne!(status.archive_uuid, Uuid::NIL);
@@ -46,9 +56,15 @@ async fn every_snapshot_restores_byte_for_byte_also_after_a_restart() {
     assert_eq!(operator.image_of("vol0", 3).await, images[3]);
     assert_eq!((status.num_restorable, status.num_restorable_all), (2, 3));
     let error = api_error(operator.restore("vol0", 3).await);
-    assert_eq!((error.code, error.message.as_str()), (ErrorCode::AlreadyExists, "already restored:vol0:3"));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (ErrorCode::AlreadyExists, "already restored:vol0:3")
+    );
     let error = api_error(operator.restore("vol0", 1).await);
-    assert_eq!((error.code, error.message.as_str()), (ErrorCode::NotFound, "bad gid to restore:vol0:1"));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (ErrorCode::NotFound, "bad gid to restore:vol0:1")
+    );
 
     let before = operator.status("vol0").await;
     running.stop(&site).await;
@@ -57,21 +73,39 @@ async fn every_snapshot_restores_byte_for_byte_also_after_a_restart() {
     let running = site.start().await;
     let operator = Operator::at(&site, &running.address);
     let after = operator.status("vol0").await;
-    assert_eq!((after.base, after.latest, after.uuid), (before.base, before.latest, before.uuid));
-    assert_eq!((after.archive_uuid, after.num_diff, after.num_restored), (before.archive_uuid, 4, 1));
+    assert_eq!(
+        (after.base, after.latest, after.uuid),
+        (before.base, before.latest, before.uuid)
+    );
+    assert_eq!(
+        (after.archive_uuid, after.num_diff, after.num_restored),
+        (before.archive_uuid, 4, 1)
+    );
     for gid in [2, 4] {
-        assert_eq!(operator.image_of("vol0", gid).await, images[usize::try_from(gid).unwrap()]);
+        assert_eq!(
+            operator.image_of("vol0", gid).await,
+            images[usize::try_from(gid).unwrap()]
+        );
     }
     let listed: Vec<u64> = operator.restored("vol0").await.iter().map(|r| r.gid.0).collect();
     assert_eq!(listed, [2, 3, 4]);
     operator.delete_restored("vol0", 3).await.unwrap();
     assert!(!site.image("wr_vol0_3").exists());
-    assert_eq!(api_error(operator.delete_restored("vol0", 3).await).message, "volume not found:vol0:3:restored");
+    assert_eq!(
+        api_error(operator.delete_restored("vol0", 3).await).message,
+        "volume not found:vol0:3:restored"
+    );
     let diffs: Diffs = operator.get("vol0/diffs?gid0=1&gid1=3").await.unwrap();
-    assert_eq!(diffs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["|1|-->|2|", "|2|-->|3|"]);
+    assert_eq!(
+        diffs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["|1|-->|2|", "|2|-->|3|"]
+    );
     let diffs: Diffs = operator.get("vol0/applicable-diffs?max=2").await.unwrap();
     assert_eq!(diffs.len(), 2);
-    assert_eq!(api_error(operator.get::<Diffs>("vol0/diffs?gid0=3&gid1=3").await).code, ErrorCode::BadRequest);
+    assert_eq!(
+        api_error(operator.get::<Diffs>("vol0/diffs?gid0=3&gid1=3").await).code,
+        ErrorCode::BadRequest
+    );
     running.stop(&site).await;
 }
 
@@ -83,23 +117,38 @@ async fn a_proxy_is_told_why_its_diff_is_not_taken_and_nothing_changes() {
     let address = &running.address;
     let operator = Operator::at(&site, address);
     let records = Model::new(0).change(1);
-    let send = async |volume: &str, from, to| send_diff(&site, address, volume, diff(from, to), &records).await;
+    let send =
+        async |volume: &str, from, to| send_diff(&site, address, volume, diff(from, to), &records).await;
     assert_eq!(send("nobody", 4, 5).await.refusal(), R::BadState);
     operator.command("vol1", "init").await.unwrap();
     assert_eq!(send("vol1", 4, 5).await.refusal(), R::BadState);
     backed_up(&site, address, "vol0").await;
     assert_eq!(send("vol0", 3, 4).await.refusal(), R::TooOldDiff);
     assert_eq!(send("vol0", 5, 6).await.refusal(), R::TooNewDiff);
-    let begin = |uuid, size| WdiffBegin { uuid, size, diff: diff(4, 5) };
+    let begin = |uuid, size| WdiffBegin {
+        uuid,
+        size,
+        diff: diff(4, 5),
+    };
     let bytes = wdiff(LOG, &records);
     let other = send_wdiff(&site, address, "vol0", &begin(Uuid([8; 16]), SIZE), &bytes).await;
     assert_eq!(other.refusal(), R::DifferentUuid);
     let larger = send_wdiff(&site, address, "vol0", &begin(LOG, Lb(SIZE.0 + 1)), &bytes).await;
     assert_eq!(larger.refusal(), R::SmallerSize);
-    let huge = WdiffBegin { diff: diff(4, 5).with_size(1 << 60), ..begin(LOG, SIZE) };
-    assert_eq!(send_wdiff(&site, address, "vol0", &huge, &bytes).await.refusal(), R::NoSpace);
+    let huge = WdiffBegin {
+        diff: diff(4, 5).with_size(1 << 60),
+        ..begin(LOG, SIZE)
+    };
+    assert_eq!(
+        send_wdiff(&site, address, "vol0", &huge, &bytes).await.refusal(),
+        R::NoSpace
+    );
     // While one diff is being received another one is not.
-    let mut first = site.proxy.open_stream(address, Role::Archive, StreamKind::Wdiff, &vol("vol0")).await.unwrap();
+    let mut first = site
+        .proxy
+        .open_stream(address, Role::Archive, StreamKind::Wdiff, &vol("vol0"))
+        .await
+        .unwrap();
     first.send(&begin(LOG, SIZE)).await.unwrap();
     let _: walb_common::wire::message::Answer = first.recv().await.unwrap();
     assert_eq!(send("vol0", 4, 5).await.refusal(), R::WdiffRecv);
@@ -129,9 +178,16 @@ async fn a_damaged_or_foreign_diff_leaves_nothing() {
     backed_up(&site, address, "vol0").await;
     let records = Model::new(0).change(9);
     let good = wdiff(LOG, &records);
-    let begin = WdiffBegin { uuid: LOG, size: SIZE, diff: diff(4, 5) };
+    let begin = WdiffBegin {
+        uuid: LOG,
+        size: SIZE,
+        diff: diff(4, 5),
+    };
     let names = || {
-        let mut names: Vec<_> = std::fs::read_dir(site.data("vol0")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(site.data("vol0"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         names.sort();
         names
     };
@@ -143,7 +199,10 @@ async fn a_damaged_or_foreign_diff_leaves_nothing() {
         ("another log's", wdiff(Uuid([9; 16]), &records)),
         ("empty", Vec::new()),
     ];
-    let beyond = walb_common::format::wdiff::WdiffRecord { address: Lb(SIZE.0 - 1), ..records[0].clone() };
+    let beyond = walb_common::format::wdiff::WdiffRecord {
+        address: Lb(SIZE.0 - 1),
+        ..records[0].clone()
+    };
     bad.push(("beyond the end", wdiff(LOG, &[beyond])));
     for at in [5, 40, 5000, good.len() - 10] {
         let mut flipped = good.clone();
@@ -155,7 +214,10 @@ async fn a_damaged_or_foreign_diff_leaves_nothing() {
         assert!(matches!(sent, Sent::Failed(_)), "{what}: {sent:?}");
         assert_eq!(names(), before, "{what}");
     }
-    assert!(matches!(send_wdiff(&site, address, "vol0", &begin, &good).await, Sent::Done));
+    assert!(matches!(
+        send_wdiff(&site, address, "vol0", &begin, &good).await,
+        Sent::Done
+    ));
     running.stop(&site).await;
 }
 
@@ -170,10 +232,17 @@ async fn a_damaged_stored_diff_fails_the_restore_by_name_and_no_image_appears() 
     let mut bad = good.clone();
     bad[4096 + 40] ^= 1;
     std::fs::write(&path, &bad).unwrap();
-    let job = operator.job(operator.restore("vol0", 4).await.unwrap()).await.unwrap();
+    let job = operator
+        .job(operator.restore("vol0", 4).await.unwrap())
+        .await
+        .unwrap();
     let error = job.error.unwrap();
     assert_eq!(error.code, ErrorCode::Corrupt);
-    assert!(error.message.contains(path.to_str().unwrap()), "{}", error.message);
+    assert!(
+        error.message.contains(path.to_str().unwrap()),
+        "{}",
+        error.message
+    );
     assert!(!site.image("wr_vol0_4").exists() && !site.image("wr_vol0_4_tmp").exists());
     std::fs::write(&path, &good).unwrap();
     operator.image_of("vol0", 4).await;
@@ -188,8 +257,13 @@ async fn a_full_backup_that_does_not_end_leaves_sync_ready_and_no_image() {
     let address = &running.address;
     let operator = Operator::at(&site, address);
     let refused = begin_backup(&site, address, "vol0").await.unwrap().err().unwrap();
-    let Sent::Refused(refusal) = refused else { panic!("{refused:?}") };
-    assert_eq!((refusal.reason, refusal.message.as_str()), (R::BadState, "bad state:Clear, expected SyncReady"));
+    let Sent::Refused(refusal) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(
+        (refusal.reason, refusal.message.as_str()),
+        (R::BadState, "bad state:Clear, expected SyncReady")
+    );
     operator.command("vol0", "init").await.unwrap();
     let until_ready = async || {
         while operator.status("vol0").await.state != "SyncReady" {
@@ -201,12 +275,18 @@ async fn a_full_backup_that_does_not_end_leaves_sync_ready_and_no_image() {
 
     // Cut in the middle.
     let mut stream = begin_backup(&site, address, "vol0").await.unwrap().unwrap();
-    stream.send_bulk(Bulk::raw(0, vec![1; 65536].into())).await.unwrap();
+    stream
+        .send_bulk(Bulk::raw(0, vec![1; 65536].into()))
+        .await
+        .unwrap();
     while operator.status("vol0").await.progress != Lb(128) {
         tokio::task::yield_now().await;
     }
     assert_eq!(operator.status("vol0").await.state, "FullSync");
-    assert_eq!(send_diff(&site, address, "vol0", diff(0, 1), &[]).await.refusal(), R::Syncing);
+    assert_eq!(
+        send_diff(&site, address, "vol0", diff(0, 1), &[]).await.refusal(),
+        R::Syncing
+    );
     let again = begin_backup(&site, address, "vol0").await.unwrap().err().unwrap();
     assert_eq!(again.refusal(), R::BadState);
     drop(stream);
@@ -214,7 +294,10 @@ async fn a_full_backup_that_does_not_end_leaves_sync_ready_and_no_image() {
 
     // A bulk out of place.
     let mut stream = begin_backup(&site, address, "vol0").await.unwrap().unwrap();
-    stream.send_bulk(Bulk::raw(64, vec![1; 65536].into())).await.unwrap();
+    stream
+        .send_bulk(Bulk::raw(64, vec![1; 65536].into()))
+        .await
+        .unwrap();
     let error = stream.recv_bulk().await.unwrap_err();
     assert!(error.to_string().contains("from block 0 on"), "{error}");
     until_ready().await;
@@ -226,7 +309,10 @@ async fn a_full_backup_that_does_not_end_leaves_sync_ready_and_no_image() {
     let error = stream.recv_bulk().await.unwrap_err();
     assert!(error.to_string().contains("stopped by force"), "{error}");
     let job = operator.job(job).await.unwrap();
-    assert_eq!((job.state, job.error.unwrap().code), (JobState::Failed, ErrorCode::WrongState));
+    assert_eq!(
+        (job.state, job.error.unwrap().code),
+        (JobState::Failed, ErrorCode::WrongState)
+    );
     until_ready().await;
 
     let sent = full_backup(&site, address, "vol0", &Model::new(3).bytes, 0).await;
@@ -245,24 +331,51 @@ async fn reset_and_clear_remove_everything_and_commands_in_the_wrong_state_say_s
     for command in ["clear", "reset", "start", "stop"] {
         let error = api_error(operator.command("vol0", command).await);
         assert_eq!(error.code, ErrorCode::WrongState, "{command}");
-        assert!(error.message.starts_with("bad state:Clear, expected "), "{command}: {}", error.message);
+        assert!(
+            error.message.starts_with("bad state:Clear, expected "),
+            "{command}: {}",
+            error.message
+        );
         assert_eq!(error.hint.as_deref(), Some("no volume vol0 here"));
     }
     backed_up(&site, address, "vol0").await;
     operator.image_of("vol0", 4).await;
-    assert_eq!(api_error(operator.command("vol0", "init").await).message, "bad state:Archived, expected Clear");
-    assert_eq!(api_error(operator.command("images", "init").await).code, ErrorCode::AlreadyExists);
-    assert_eq!(api_error(operator.stop("vol0", "empty").await).message, "stop empty is not allowed.");
-    operator.job(operator.stop("vol0", "graceful").await.unwrap()).await.unwrap();
+    assert_eq!(
+        api_error(operator.command("vol0", "init").await).message,
+        "bad state:Archived, expected Clear"
+    );
+    assert_eq!(
+        api_error(operator.command("images", "init").await).code,
+        ErrorCode::AlreadyExists
+    );
+    assert_eq!(
+        api_error(operator.stop("vol0", "empty").await).message,
+        "stop empty is not allowed."
+    );
+    operator
+        .job(operator.stop("vol0", "graceful").await.unwrap())
+        .await
+        .unwrap();
     operator.command("vol0", "reset").await.unwrap();
     let status = operator.status("vol0").await;
-    assert_eq!((status.state.as_str(), status.num_diff, status.size, status.num_restored), ("SyncReady", 0, None, 0));
+    assert_eq!(
+        (
+            status.state.as_str(),
+            status.num_diff,
+            status.size,
+            status.num_restored
+        ),
+        ("SyncReady", 0, None, 0)
+    );
     assert_eq!(status.uuid, Uuid::NIL);
     assert_eq!(std::fs::read_dir(site.data("images")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(site.data("vol0")).unwrap().count(), 1);
     let sent = full_backup(&site, address, "vol0", &Model::new(3).bytes, 0).await;
     assert!(matches!(sent, Sent::Done), "{sent:?}");
-    operator.job(operator.stop("vol0", "force").await.unwrap()).await.unwrap();
+    operator
+        .job(operator.stop("vol0", "force").await.unwrap())
+        .await
+        .unwrap();
     operator.command("vol0", "clear").await.unwrap();
     assert_eq!(operator.status("vol0").await.state, "Clear");
     assert!(!site.data("vol0").exists() && !site.image("wb_vol0").exists());
@@ -285,9 +398,15 @@ async fn one_bad_volume_is_shown_with_its_reason_and_keeps_no_other_down() {
     std::fs::create_dir(site.data("lost+found")).unwrap();
     let running = site.start().await;
     let operator = Operator::at(&site, &running.address);
-    let list: Vec<VolumeBrief> =
-        site.viewer.get(&running.address, ARCHIVE, "/v1/volumes").await.unwrap();
-    assert_eq!(list.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["bad", "good"]);
+    let list: Vec<VolumeBrief> = site
+        .viewer
+        .get(&running.address, ARCHIVE, "/v1/volumes")
+        .await
+        .unwrap();
+    assert_eq!(
+        list.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(),
+        ["bad", "good"]
+    );
     assert!(list[0].failed.as_ref().unwrap().contains("wb_bad"));
     let error = api_error(operator.restore("bad", 4).await);
     assert_eq!(error.code, ErrorCode::Corrupt);
@@ -295,17 +414,16 @@ async fn one_bad_volume_is_shown_with_its_reason_and_keeps_no_other_down() {
     assert_eq!(sent.refusal(), RefusalReason::Other);
     assert_eq!(operator.image_of("good", 4).await, images[4]);
     assert!(!site.data("half.init").exists() && !site.image("wr_good_2_tmp").exists());
-    assert!(!site.data("good").join("20261122140300-M--9-10.wdiff.tmp").exists());
-    let metrics = reqwest_metrics(&site, &running.address).await;
-    assert!(metrics.is_err(), "metrics are text, not JSON");
+    assert!(
+        !site
+            .data("good")
+            .join("20261122140300-M--9-10.wdiff.tmp")
+            .exists()
+    );
     // What failed can be reset.
     operator.command("bad", "reset").await.unwrap();
     assert_eq!(operator.status("bad").await.failed, None);
     running.stop(&site).await;
-}
-
-async fn reqwest_metrics(site: &Site, address: &str) -> Result<serde_json::Value, String> {
-    site.viewer.get(address, ARCHIVE, "/metrics").await.map_err(|e| e.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -315,13 +433,25 @@ async fn roles_decide_who_may_do_what() {
     let address = &running.address;
     let none = walb_common::rest::Empty {};
     for client in [&site.viewer, &site.storage, &site.proxy] {
-        let result = client.post::<_, walb_common::rest::Empty>(address, ARCHIVE, "/v1/volumes/vol0/init", &none).await;
+        let result = client
+            .post::<_, walb_common::rest::Empty>(address, ARCHIVE, "/v1/volumes/vol0/init", &none)
+            .await;
         assert_eq!(api_error(result).code, ErrorCode::Forbidden);
     }
     let kind = StreamKind::FullBackup;
-    let error = site.proxy.open_stream(address, Role::Archive, kind, &vol("vol0")).await.err().unwrap();
+    let error = site
+        .proxy
+        .open_stream(address, Role::Archive, kind, &vol("vol0"))
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("expected storage"), "{error}");
-    let error = site.storage.open_stream(address, Role::Archive, StreamKind::Wdiff, &vol("vol0")).await.err().unwrap();
+    let error = site
+        .storage
+        .open_stream(address, Role::Archive, StreamKind::Wdiff, &vol("vol0"))
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("expected proxy"), "{error}");
     running.stop(&site).await;
 }
@@ -332,7 +462,13 @@ async fn two_archives_never_share_a_data_directory() {
     let running = site.start().await;
     let config = walb_archive_server::Config::load(&site.config_path()).unwrap();
     let life = walb_common::daemon::lifecycle::Lifecycle::new(Duration::from_secs(1));
-    let error = walb_archive_server::ArchiveServer::open(config, life).await.err().unwrap();
-    assert!(error.to_string().contains("in use by another walb-archive"), "{error}");
+    let error = walb_archive_server::ArchiveServer::open(config, life)
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("in use by another walb-archive"),
+        "{error}"
+    );
     running.stop(&site).await;
 }

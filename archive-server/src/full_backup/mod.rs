@@ -247,9 +247,13 @@ fn accept(server: &ArchiveServer, volume: &Arc<Volume>, begin: &FullBegin) -> Re
 
 async fn feed(stream: &mut Stream, pieces: mpsc::Sender<Piece>) -> Result<(), BackupError> {
     loop {
-        match stream.recv_bulk().await? {
+        let received = tokio::select! {
+            received = stream.recv_bulk() => received?,
+            // The thread has ended, with an error that is found when it is joined; the peer need not send more.
+            () = pieces.closed() => return Ok(()),
+        };
+        match received {
             Received::End => {
-                // If the thread has ended with an error, that is found when it is joined.
                 let _ = pieces.send(Piece::End).await;
                 return Ok(());
             }

@@ -1,5 +1,9 @@
 //! An archive under test, in this process or in its own, and hand-made peers: a storage, a proxy, an operator.
-#![allow(clippy::unwrap_used, dead_code, reason = "tests; each test file uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "tests; each test file uses a part of it"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,9 +23,7 @@ use walb_common::rest::{Accepted, ApiError, Empty, Job, JobState};
 use walb_common::types::{Compression, CompressionSetting, Gid, Lb, Timestamp, Uuid, VolumeName};
 use walb_common::wire::client::{Client, ClientError};
 use walb_common::wire::identity::{Identity, Role};
-use walb_common::wire::message::{
-    Answer, Done, FullBegin, FullCommit, FullReset, StreamKind, WdiffBegin,
-};
+use walb_common::wire::message::{Answer, Done, FullBegin, FullCommit, FullReset, StreamKind, WdiffBegin};
 use walb_common::wire::pki::{Authority, Request};
 use walb_common::wire::stream::{Bulk, Stream, StreamError};
 use walb_common::wire::tls::{TlsContext, TlsFiles};
@@ -44,14 +46,23 @@ fn issue(dir: &Path, authority: &Authority, role: Role, node: &str) -> TlsFiles 
     let identity = Identity::new(role, node).unwrap();
     let hosts = ["127.0.0.1".to_owned()];
     let lifetime = Duration::from_secs(86400);
-    let request = Request { identity: &identity, hosts: &hosts, not_before: OffsetDateTime::now_utc(), lifetime };
+    let request = Request {
+        identity: &identity,
+        hosts: &hosts,
+        not_before: OffsetDateTime::now_utc(),
+        lifetime,
+    };
     let path = |name: String| dir.join(name);
     let files = TlsFiles {
         ca: path("ca.pem".into()),
         cert: path(format!("{node}.pem")),
         key: path(format!("{node}.key")),
     };
-    authority.issue(&request).unwrap().store(&files.cert, &files.key).unwrap();
+    authority
+        .issue(&request)
+        .unwrap()
+        .store(&files.cert, &files.key)
+        .unwrap();
     files
 }
 
@@ -61,7 +72,10 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let life = Duration::from_secs(86400);
         let authority = Authority::create("test", OffsetDateTime::now_utc(), life).unwrap();
-        authority.pair().store(&dir.path().join("ca.pem"), &dir.path().join("ca.key")).unwrap();
+        authority
+            .pair()
+            .store(&dir.path().join("ca.pem"), &dir.path().join("ca.key"))
+            .unwrap();
         let client = |role, node| {
             let files = issue(dir.path(), &authority, role, node);
             Client::new(TlsContext::load(&files).unwrap(), PATIENCE, PATIENCE)
@@ -81,7 +95,14 @@ impl Site {
             tls.key,
         );
         std::fs::write(dir.path().join("archive.toml"), text).unwrap();
-        Self { dir, authority, operator, viewer, storage, proxy }
+        Self {
+            dir,
+            authority,
+            operator,
+            viewer,
+            storage,
+            proxy,
+        }
     }
 
     pub fn config_path(&self) -> PathBuf {
@@ -103,8 +124,16 @@ impl Site {
         let listener = server::bind(&config.node).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let archive = ArchiveServer::open(config, lifecycle.clone()).await.unwrap();
-        lifecycle.spawn(server::serve(archive.context().clone(), listener, archive.router()));
-        Running { address, lifecycle, archive: Some(archive) }
+        lifecycle.spawn(server::serve(
+            archive.context().clone(),
+            listener,
+            archive.router(),
+        ));
+        Running {
+            address,
+            lifecycle,
+            archive: Some(archive),
+        }
     }
 
     /// Starts an archive in its own process, with `faults` armed.
@@ -119,11 +148,17 @@ impl Site {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut process = Process { child, address: String::new() };
+        let mut process = Process {
+            child,
+            address: String::new(),
+        };
         let began = Instant::now();
         while process.address.is_empty() {
             assert!(began.elapsed() < PATIENCE, "the archive did not bind");
-            assert!(process.child.try_wait().unwrap().is_none(), "the archive ended at its start");
+            assert!(
+                process.child.try_wait().unwrap().is_none(),
+                "the archive ended at its start"
+            );
             match std::fs::read_to_string(&address_file) {
                 Ok(text) => text.trim().clone_into(&mut process.address),
                 Err(_) => std::thread::yield_now(),
@@ -144,11 +179,18 @@ impl Running {
     pub async fn stop(mut self, site: &Site) {
         self.lifecycle.abort();
         self.archive.take();
-        let lock = std::fs::File::options().write(true).create(true).truncate(false).open(site.data("lock")).unwrap();
-        tokio::task::spawn_blocking(move || rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive))
-            .await
-            .unwrap()
+        let lock = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(site.data("lock"))
             .unwrap();
+        tokio::task::spawn_blocking(move || {
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+        })
+        .await
+        .unwrap()
+        .unwrap();
     }
 }
 
@@ -162,7 +204,11 @@ impl Process {
     pub fn wait_for_death(&mut self) {
         use std::os::unix::process::ExitStatusExt;
         let status = self.child.wait().unwrap();
-        assert_eq!(status.signal(), Some(9), "expected death at a fault point, found {status}");
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "expected death at a fault point, found {status}"
+        );
     }
 }
 
@@ -187,15 +233,24 @@ type Answered<T> = Result<T, ClientError>;
 
 impl<'a> Operator<'a> {
     pub fn at(site: &'a Site, address: &str) -> Self {
-        Self { site, address: address.to_owned() }
+        Self {
+            site,
+            address: address.to_owned(),
+        }
     }
 
     pub async fn post<B: Serialize, A: DeserializeOwned>(&self, path: &str, body: &B) -> Answered<A> {
-        self.site.operator.post(&self.address, ARCHIVE, &format!("/v1/volumes/{path}"), body).await
+        self.site
+            .operator
+            .post(&self.address, ARCHIVE, &format!("/v1/volumes/{path}"), body)
+            .await
     }
 
     pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Answered<A> {
-        self.site.viewer.get(&self.address, ARCHIVE, &format!("/v1/volumes/{path}")).await
+        self.site
+            .viewer
+            .get(&self.address, ARCHIVE, &format!("/v1/volumes/{path}"))
+            .await
     }
 
     pub async fn command(&self, volume: &str, command: &str) -> Answered<Empty> {
@@ -216,17 +271,28 @@ impl<'a> Operator<'a> {
     }
 
     pub async fn restore(&self, volume: &str, gid: u64) -> Answered<u64> {
-        let accepted: Accepted = self.post(&format!("{volume}/restore"), &serde_json::json!({ "gid": gid })).await?;
+        let accepted: Accepted = self
+            .post(&format!("{volume}/restore"), &serde_json::json!({ "gid": gid }))
+            .await?;
         Ok(accepted.job)
     }
 
     pub async fn stop(&self, volume: &str, mode: &str) -> Answered<u64> {
-        let accepted: Accepted = self.post(&format!("{volume}/stop"), &serde_json::json!({ "mode": mode })).await?;
+        let accepted: Accepted = self
+            .post(&format!("{volume}/stop"), &serde_json::json!({ "mode": mode }))
+            .await?;
         Ok(accepted.job)
     }
 
     pub async fn delete_restored(&self, volume: &str, gid: u64) -> Answered<Empty> {
-        self.site.operator.delete(&self.address, ARCHIVE, &format!("/v1/volumes/{volume}/restored/{gid}")).await
+        self.site
+            .operator
+            .delete(
+                &self.address,
+                ARCHIVE,
+                &format!("/v1/volumes/{volume}/restored/{gid}"),
+            )
+            .await
     }
 
     /// Waits for a job's end; None if the archive has gone meanwhile.
@@ -234,10 +300,15 @@ impl<'a> Operator<'a> {
         let began = Instant::now();
         loop {
             assert!(began.elapsed() < PATIENCE, "job {id} did not end");
-            let job: Answered<Job> =
-                self.site.viewer.get(&self.address, ARCHIVE, &format!("/v1/jobs/{id}")).await;
+            let job: Answered<Job> = self
+                .site
+                .viewer
+                .get(&self.address, ARCHIVE, &format!("/v1/jobs/{id}"))
+                .await;
             match job {
-                Ok(job) if job.state == JobState::Running => tokio::time::sleep(Duration::from_millis(2)).await,
+                Ok(job) if job.state == JobState::Running => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
                 Ok(job) => return Some(job),
                 Err(_) => return None,
             }
@@ -280,8 +351,16 @@ impl Model {
         let data = |fill: u8, blocks: usize| Bytes::from(vec![fill; blocks * 512]);
         let records = vec![
             WdiffRecord::normal(Lb(at), data(n, 8)),
-            WdiffRecord { address: Lb(at + 8), blocks: Lb(16), content: Content::AllZero },
-            WdiffRecord { address: Lb(at + 24), blocks: Lb(8), content: Content::Discard },
+            WdiffRecord {
+                address: Lb(at + 8),
+                blocks: Lb(16),
+                content: Content::AllZero,
+            },
+            WdiffRecord {
+                address: Lb(at + 24),
+                blocks: Lb(8),
+                content: Content::Discard,
+            },
             WdiffRecord::normal(Lb(1500), data(n.wrapping_add(100), 3)),
         ];
         for record in &records {
@@ -305,7 +384,9 @@ pub fn wdiff(uuid: Uuid, records: &[WdiffRecord]) -> Vec<u8> {
 }
 
 pub fn diff(from: u64, to: u64) -> MetaDiff {
-    MetaDiff::new(Snapshot::clean(Gid(from)), Snapshot::clean(Gid(to))).unwrap().with_timestamp(Timestamp(1_700_000_000 + to))
+    MetaDiff::new(Snapshot::clean(Gid(from)), Snapshot::clean(Gid(to)))
+        .unwrap()
+        .with_timestamp(Timestamp(1_700_000_000 + to))
 }
 
 pub const LOG: Uuid = Uuid([7; 16]);
@@ -330,12 +411,20 @@ impl Sent {
 }
 
 fn outcome(error: StreamError) -> Sent {
-    if error.peer().is_some() { Sent::Failed(error) } else { Sent::Lost }
+    if error.peer().is_some() {
+        Sent::Failed(error)
+    } else {
+        Sent::Lost
+    }
 }
 
 /// Sends bytes as a wdiff, as a proxy does.
 pub async fn send_wdiff(site: &Site, address: &str, volume: &str, begin: &WdiffBegin, bytes: &[u8]) -> Sent {
-    let Ok(mut stream) = site.proxy.open_stream(address, Role::Archive, StreamKind::Wdiff, &vol(volume)).await else {
+    let Ok(mut stream) = site
+        .proxy
+        .open_stream(address, Role::Archive, StreamKind::Wdiff, &vol(volume))
+        .await
+    else {
         return Sent::Lost;
     };
     match wdiff_dialogue(&mut stream, begin, bytes).await {
@@ -345,13 +434,19 @@ pub async fn send_wdiff(site: &Site, address: &str, volume: &str, begin: &WdiffB
     }
 }
 
-async fn wdiff_dialogue(stream: &mut Stream, begin: &WdiffBegin, bytes: &[u8]) -> Result<Answer, StreamError> {
+async fn wdiff_dialogue(
+    stream: &mut Stream,
+    begin: &WdiffBegin,
+    bytes: &[u8],
+) -> Result<Answer, StreamError> {
     stream.send(begin).await?;
     let answer: Answer = stream.recv().await?;
     if answer == Answer::Accept {
         // Odd lengths: frames need not end where records do.
         for (i, chunk) in bytes.chunks(1001).enumerate() {
-            stream.send_bulk(Bulk::raw(i as u64 * 1001, Bytes::copy_from_slice(chunk))).await?;
+            stream
+                .send_bulk(Bulk::raw(i as u64 * 1001, Bytes::copy_from_slice(chunk)))
+                .await?;
         }
         stream.send_end().await?;
         let Done {} = stream.recv().await?;
@@ -359,15 +454,36 @@ async fn wdiff_dialogue(stream: &mut Stream, begin: &WdiffBegin, bytes: &[u8]) -
     Ok(answer)
 }
 
-pub async fn send_diff(site: &Site, address: &str, volume: &str, diff: MetaDiff, records: &[WdiffRecord]) -> Sent {
-    let begin = WdiffBegin { uuid: LOG, size: SIZE, diff };
+pub async fn send_diff(
+    site: &Site,
+    address: &str,
+    volume: &str,
+    diff: MetaDiff,
+    records: &[WdiffRecord],
+) -> Sent {
+    let begin = WdiffBegin {
+        uuid: LOG,
+        size: SIZE,
+        diff,
+    };
     send_wdiff(site, address, volume, &begin, &wdiff(LOG, records)).await
 }
 
 /// Opens a full backup up to the accepted reset, as a storage does.
-pub async fn begin_backup(site: &Site, address: &str, volume: &str) -> Result<Result<Stream, Sent>, ClientError> {
-    let mut stream = site.storage.open_stream(address, Role::Archive, StreamKind::FullBackup, &vol(volume)).await?;
-    let begin = FullBegin { size: SIZE, timestamp: Timestamp(1_700_000_000), bulk: Lb(128) };
+pub async fn begin_backup(
+    site: &Site,
+    address: &str,
+    volume: &str,
+) -> Result<Result<Stream, Sent>, ClientError> {
+    let mut stream = site
+        .storage
+        .open_stream(address, Role::Archive, StreamKind::FullBackup, &vol(volume))
+        .await?;
+    let begin = FullBegin {
+        size: SIZE,
+        timestamp: Timestamp(1_700_000_000),
+        bulk: Lb(128),
+    };
     let dialogue = async {
         stream.send(&begin).await?;
         let answer: Answer = stream.recv().await?;
@@ -414,7 +530,11 @@ pub async fn full_backup(site: &Site, address: &str, volume: &str, image: &[u8],
         }
         stream.send_end().await?;
         let Done {} = stream.recv().await?;
-        stream.send(&FullCommit { snapshot: Snapshot::new(Gid(0), Gid(end)).unwrap() }).await?;
+        stream
+            .send(&FullCommit {
+                snapshot: Snapshot::new(Gid(0), Gid(end)).unwrap(),
+            })
+            .await?;
         let Done {} = stream.recv().await?;
         Ok(())
     };
