@@ -75,22 +75,18 @@ impl ClearVol {
 pub struct ResetVol {
     /// Volume name
     vol: VolumeName,
-    /// Storage: the gid to begin with [default: 0]
+    /// Storage: the gid to begin with [default: 0]; without meaning to an archive
     gid: Option<Gid>,
 }
 
 impl ResetVol {
     pub async fn run(self, session: &Session) -> Result<Answer, CommandError> {
         let path = path(&self.vol, "/reset");
-        let answer = match self.gid {
-            Some(gid) => {
-                session
-                    .post(STORAGE, &path, &storage::ResetRequest { gid })
-                    .await?
-            }
-            // An empty object means gid 0 to a storage and is all that an archive takes.
-            None => session.post(STORAGE_OR_ARCHIVE, &path, &Empty {}).await?,
+        // An archive starts a new lineage with the next backup, whatever the gid; scripts may still name one.
+        let request = storage::ResetRequest {
+            gid: self.gid.unwrap_or_default(),
         };
+        let answer = session.post(STORAGE_OR_ARCHIVE, &path, &request).await?;
         wait::done(session, answer).await
     }
 }

@@ -280,18 +280,29 @@ fn known(name: &str, state: &str) -> Result<(), CommandError> {
     }
 }
 
+fn usable(name: &str, failed: Option<&str>) -> Result<(), CommandError> {
+    failed.map_or(Ok(()), |reason| {
+        Err(CommandError::local(format!("volume has failed:{name}:{reason}")))
+    })
+}
+
 fn base(status: &archive::VolumeStatus) -> Result<BaseState, CommandError> {
     known(&status.name, &status.state)?;
-    Ok(status.base.parse()?)
+    usable(&status.name, status.failed.as_deref())?;
+    status
+        .base
+        .parse()
+        .map_err(|_| CommandError::local(format!("no base image:{}", status.name)))
 }
 
 /// What the device of a storage volume says.
 fn device_log(status: &storage::VolumeStatus) -> Result<&storage::DeviceLog, CommandError> {
     known(&status.name, &status.state)?;
-    status.log.as_ref().ok_or_else(|| {
-        let reason = status.failed.as_deref().unwrap_or("device cannot be asked");
-        CommandError::local(format!("{reason}:{}", status.name))
-    })
+    usable(&status.name, status.failed.as_deref())?;
+    status
+        .log
+        .as_ref()
+        .ok_or_else(|| CommandError::local(format!("device cannot be asked:{}", status.name)))
 }
 
 impl Get {
@@ -467,6 +478,7 @@ async fn uuid(session: &Session, vol: &VolumeName) -> Result<Answer, CommandErro
     let uuid = if role == Role::Storage {
         let status: storage::VolumeStatus = decode(&answer)?;
         known(&status.name, &status.state)?;
+        usable(&status.name, status.failed.as_deref())?;
         status.uuid
     } else {
         let status: archive::VolumeStatus = decode(&answer)?;
