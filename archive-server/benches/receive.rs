@@ -8,7 +8,7 @@ mod support;
 use std::time::Instant;
 
 use bytes::Bytes;
-use support::*;
+use support::{LOG, Operator, Site, diff, vol};
 use walb_common::format::wdiff::{SortedWriter, WdiffRecord};
 use walb_common::lineage::Snapshot;
 use walb_common::types::{Compression, CompressionSetting, Gid, Lb, Timestamp};
@@ -58,7 +58,8 @@ fn data(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut out = vec![0; bytes];
     for piece in out.chunks_mut(4096) {
-        for word in piece[..piece.len() / 2].chunks_mut(8) {
+        let half = piece.len() / 2;
+        for word in piece[..half].chunks_mut(8) {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;

@@ -104,6 +104,8 @@ impl From<ConfigFile> for Config {
                 },
         } = file;
         let image_dir = image_dir.unwrap_or_else(|| node.data_dir.join("images"));
+        // Clients are told paths of images; those mean something to them only when absolute.
+        let image_dir = std::path::absolute(&image_dir).unwrap_or(image_dir);
         Self {
             node,
             image_dir,

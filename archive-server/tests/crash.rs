@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::*;
+use support::{Model, Operator, Sent, Site, diff, full_backup, send_diff};
 use walb_common::rest::archive::VolumeStatus;
 use walb_common::rest::{ErrorCode, JobState};
 use walb_common::wire::message::RefusalReason;

@@ -5,7 +5,10 @@ mod support;
 
 use std::time::Duration;
 
-use support::*;
+use support::{
+    ARCHIVE, LOG, Model, Operator, SIZE, Sent, Site, api_error, begin_backup, diff, full_backup, send_diff,
+    send_wdiff, vol, wdiff,
+};
 use walb_common::rest::archive::Diffs;
 use walb_common::rest::{ErrorCode, JobState, VolumeBrief};
 use walb_common::types::{Lb, Uuid};
@@ -470,5 +473,85 @@ async fn two_archives_never_share_a_data_directory() {
         error.to_string().contains("in use by another walb-archive"),
         "{error}"
     );
+    running.stop(&site).await;
+}
+
+fn fsck(site: &Site, args: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_walb-archive"))
+        .args(["fsck", "--config"])
+        .arg(site.config_path())
+        .args(args)
+        .env("WALB_LOG", "error")
+        .output()
+        .unwrap();
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fsck_names_every_contradiction_once_and_rebuilds_the_index() {
+    let site = Site::new();
+    let running = site.start().await;
+    let images = backed_up(&site, &running.address, "vol0").await;
+    running.stop(&site).await;
+    assert_eq!(fsck(&site, &["--read"]), (true, String::new()));
+
+    let lost = diff(3, 4).with_mergeable(false).file_name();
+    std::fs::remove_file(site.data("vol0").join(&lost)).unwrap();
+    let damaged = site.data("vol0").join(diff(2, 3).file_name());
+    let good = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, &good[..good.len() - 1]).unwrap();
+    std::fs::write(site.data("vol0").join("strange.wdiff"), "x").unwrap();
+    let (clean, told) = fsck(&site, &["--read"]);
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(!clean && lines.len() == 3, "{told}");
+    assert!(lines[0].contains("strange.wdiff is left alone"), "{told}");
+    assert!(
+        lines[1].contains(&format!("{lost} is in the index, but the file is gone")),
+        "{told}"
+    );
+    assert!(lines[2].contains(damaged.to_str().unwrap()), "{told}");
+
+    std::fs::write(&damaged, good).unwrap();
+    std::fs::remove_file(site.data("vol0").join("strange.wdiff")).unwrap();
+    assert_eq!(fsck(&site, &["--read"]), (true, String::new()));
+    // Without an index, it is made anew.
+    std::fs::remove_file(site.data("metadata.sqlite")).unwrap();
+    let (clean, told) = fsck(&site, &[]);
+    assert!(
+        !clean && told.lines().count() == 3 && told.contains("taken up"),
+        "{told}"
+    );
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    assert_eq!(operator.restorable("vol0").await, [2, 3]);
+    assert_eq!(operator.image_of("vol0", 3).await, images[3]);
+    running.stop(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn diffs_that_no_snapshot_needs_go_at_the_start_but_none_beyond_a_gap() {
+    let site = Site::new();
+    let running = site.start().await;
+    let images = backed_up(&site, &running.address, "vol0").await;
+    running.stop(&site).await;
+    // 1-3 merged by hand makes 1-2 and 2-3 superfluous; 6-7 lies beyond a gap.
+    let dir = site.data("vol0");
+    let records = Model::new(0).change(2);
+    let whole = walb_common::format::wdiff::WdiffRecord::normal(Lb(0), images[3].clone().into());
+    std::fs::write(dir.join(diff(1, 3).file_name()), wdiff(LOG, &[whole])).unwrap();
+    std::fs::write(dir.join(diff(6, 7).file_name()), wdiff(LOG, &records)).unwrap();
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    let diffs: Diffs = operator.get("vol0/diffs").await.unwrap();
+    let shown: Vec<String> = diffs.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["|0|-->|1|", "|1|-->|3|", "|3|-->|4|", "|6|-->|7|"]);
+    assert!(!dir.join(diff(1, 2).file_name()).exists() && dir.join(diff(6, 7).file_name()).exists());
+    assert_eq!(operator.restorable("vol0").await, [3, 4]);
+    assert_eq!(operator.image_of("vol0", 4).await, images[4]);
     running.stop(&site).await;
 }

@@ -72,9 +72,7 @@ impl From<&BackupError> for ApiError {
 pub(crate) async fn serve(server: ArchiveServer, name: VolumeName, mut stream: Stream) {
     let began = Instant::now();
     let volume = server.volume(&name);
-    let result = receive(&server, &volume, &mut stream).await;
-    volume.set_progress(Lb(0));
-    match result {
+    match receive(&server, &volume, &mut stream).await {
         Ok(Ok((base, size))) => {
             tracing::info!(
                 volume = %name, %base, bytes = size.bytes(), seconds = began.elapsed().as_secs_f32(),
@@ -103,6 +101,7 @@ struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        self.volume.set_progress(Lb(0));
         if self.work.is_some()
             && let Err(error) = self.server.images().remove_base(self.volume.name())
         {
