@@ -10,10 +10,12 @@ use walb_common::daemon::{chain, logging, server};
 use walb_storage_server::{Config, StorageServer};
 
 /// Follows the logs of this host's WalB devices and sends every write to a proxy; runs full backups.
-///
-/// Example: walb-storage --config /etc/walb/storage.toml
 #[derive(Parser)]
-#[command(name = "walb-storage", version)]
+#[command(
+    name = "walb-storage",
+    version,
+    after_help = "Example:\n  walb-storage --config /etc/walb/storage.toml"
+)]
 struct Args {
     /// The configuration file (TOML).
     #[arg(long, env = "WALB_CONFIG", value_name = "FILE")]

@@ -16,11 +16,11 @@ use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::state::storage::{Command, Static, find_move};
 use walb_common::types::{Timestamp, VolumeName};
 use walb_common::wire::tls::{TlsContext, TlsError};
-use walb_wdev::client::{DeviceSpec, default_socket};
+use walb_wdev::client::{DeviceError, DeviceSpec, default_socket};
 
 use crate::Config;
 use crate::config::BadValue;
-use crate::device::Device;
+use crate::device::{CallError, Device};
 use crate::metadata::{Loaded, MIGRATIONS, MetadataError, VolumeStore};
 use crate::send_wlog::{Proxies, monitor};
 use crate::volume::{Records, Shared, Volume};
@@ -215,14 +215,7 @@ impl StorageServer {
             return Err(ApiError::new(ErrorCode::AlreadyExists, message));
         }
         let device = Device::open(spec).map_err(|e| ApiError::new(ErrorCode::BadRequest, chain(&e)))?;
-        device.status().await.map_err(|error| {
-            let cause = ApiError::from(error);
-            ApiError::new(
-                ErrorCode::NotFound,
-                format!("not found:{shown}: {}", cause.message),
-            )
-            .hint("create it with wdevc create-wdev, and see that walb-wdev runs")
-        })?;
+        device.status().await.map_err(|error| not_usable(&shown, error))?;
         let records = Records::initial(shown.clone(), Timestamp::now());
         self.shared().store.insert(name, &records).await?;
         tracing::info!(volume = %name, device = shown, "volume is known now");
@@ -246,6 +239,20 @@ impl StorageServer {
             .remove(name);
         Ok(())
     }
+}
+
+/// A device that does not exist, or whose daemon is not there, is not found; any other trouble is told as it is.
+fn not_usable(device: &str, error: CallError) -> ApiError {
+    let missing = matches!(&error, CallError::Device(DeviceError::Connect { .. }));
+    let cause = ApiError::from(error);
+    if missing || cause.code == ErrorCode::NotFound {
+        return ApiError::new(
+            ErrorCode::NotFound,
+            format!("not found:{device}: {}", cause.message),
+        )
+        .hint("create it with wdevc create-wdev, and see that walb-wdev runs");
+    }
+    cause
 }
 
 /// Two names of one device have one key: the socket may be left out, or be reached through links.

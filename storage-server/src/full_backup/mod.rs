@@ -172,7 +172,13 @@ impl Accepted {
             () = job.cancel.cancelled() => Err(BackupError::Cut("cancelled")),
         };
         let result = match result {
-            Ok(gid) => settle(&volume, self.work).await.map(|state| (gid, state)),
+            Ok(gid) => match settle(&volume, self.work).await {
+                Ok(state) => Ok((gid, state)),
+                Err(error) => {
+                    volume.unwatch().await;
+                    Err(error)
+                }
+            },
             Err(error) => {
                 self.stream
                     .fail(&ApiError::new(ErrorCode::Cancelled, chain(&error)).volume(&volume.name))

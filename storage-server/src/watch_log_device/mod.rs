@@ -49,10 +49,10 @@ impl Watcher {
         let lifecycle = volume.shared.context.lifecycle.clone();
         let aborting = lifecycle.aborting();
         lifecycle.spawn(async move {
-            // Also when the task dies: nobody may wait for it for ever.
+            // However this task ends: nobody may wait for it for ever.
             let _ended = ended.drop_guard();
             tokio::select! {
-                () = watch(volume, stop, lost) => {}
+                () = watch_always(volume, stop, lost) => {}
                 () = aborting.cancelled() => {}
             }
         });
@@ -73,6 +73,24 @@ impl Watcher {
     /// Cancelled when continuity was found lost.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
+    }
+}
+
+/// A panic is a bug of ours; it must not leave the volume unwatched until somebody notices.
+async fn watch_always(volume: Arc<Volume>, stop: CancellationToken, lost: CancellationToken) {
+    loop {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(watch(volume.clone(), stop.clone(), lost.clone()));
+        let Some(Err(error)) = tasks.join_next().await else {
+            return;
+        };
+        let text = format!("the task that follows the log died: {error}");
+        tracing::error!(volume = %volume.name, "{text}");
+        volume.set_error(Some(text));
+        tokio::select! {
+            () = tokio::time::sleep(AWAY_RETRY_MAX) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 

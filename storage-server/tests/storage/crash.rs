@@ -34,7 +34,12 @@ async fn a_target_that_dies_at_any_persisting_step_goes_on_after_a_restart_alone
 async fn a_step_that_fails_for_want_of_space_is_shown_and_repeated() {
     let mut site = Site::new().await;
     site.backup().await;
-    for point in ["storage.done.storing", "storage.done.stored", "storage.implicit-snapshot.storing", "storage.erase"] {
+    for point in [
+        "storage.done.storing",
+        "storage.done.stored",
+        "storage.implicit-snapshot.storing",
+        "storage.erase",
+    ] {
         site.storage.restart(Some(&format!("{point}=enospc@1"))).await;
         site.wdev.scribble("d0", 1, 20).await;
         site.check().await;
@@ -51,7 +56,9 @@ async fn a_snapshot_that_was_answered_survives_the_death_that_follows_it() {
     site.storage.restart(None).await;
     site.peers.start_proxy().await;
     site.delivered(gid).await;
-    let explicit = site.peers.look(|a| a.wlogs.iter().any(|w| w.diff.end().begin().0 == gid));
+    let explicit = site
+        .peers
+        .look(|a| a.wlogs.iter().any(|w| w.diff.end().begin().0 == gid));
     assert!(explicit, "an explicit snapshot ends a diff");
     site.check().await;
 }
@@ -74,10 +81,16 @@ async fn a_backup_that_dies_anywhere_leaves_sync_ready_and_the_next_one_succeeds
         site.storage.died().await;
         site.storage.restart(None).await;
         let status = site.storage.status("vol0").await;
-        assert_eq!((status.state.as_str(), status.monitored), ("SyncReady", false), "after {point}");
+        assert_eq!(
+            (status.state.as_str(), status.monitored),
+            ("SyncReady", false),
+            "after {point}"
+        );
     }
     // The last step makes it a target for good.
-    site.storage.restart(Some("storage.backup-target.stored=crash")).await;
+    site.storage
+        .restart(Some("storage.backup-target.stored=crash"))
+        .await;
     site.storage.full_backup("vol0").await.unwrap();
     site.storage.died().await;
     site.storage.restart(None).await;
@@ -96,10 +109,16 @@ async fn commands_that_die_before_they_are_stored_have_not_happened() {
     site.storage.in_state("vol0", "Target").await;
     let _ = site.storage.stop("vol0", "graceful").await;
     site.storage.died().await;
-    for (fault, state) in [("storage.start-target.storing=crash", "Stopped"), ("storage.start-target.stored=crash", "Target")] {
+    for (fault, state) in [
+        ("storage.start-target.storing=crash", "Stopped"),
+        ("storage.start-target.stored=crash", "Target"),
+    ] {
         site.storage.restart(Some(fault)).await;
         assert_eq!(site.storage.status("vol0").await.state, "Stopped");
-        let _ = site.storage.command("vol0", "start", json!({ "role": "target" })).await;
+        let _ = site
+            .storage
+            .command("vol0", "start", json!({ "role": "target" }))
+            .await;
         site.storage.died().await;
         site.storage.restart(None).await;
         site.storage.in_state("vol0", state).await;
@@ -112,10 +131,14 @@ async fn killed_at_random_moments_under_load_nothing_is_lost() {
     let mut site = Site::new().await;
     site.backup().await;
     for round in 0..20 {
-        site.peers.treat(&[Manner::LoseAnswer; 1][..usize::from(round % 4 == 0)]);
+        site.peers
+            .treat(&[Manner::LoseAnswer; 1][..usize::from(round % 4 == 0)]);
         site.wdev.scribble("d0", round, 1 + round * 7 % 40).await;
         site.storage.restart(None).await;
     }
-    until("it is a target", async || site.storage.status("vol0").await.state == "Target").await;
+    until("it is a target", async || {
+        site.storage.status("vol0").await.state == "Target"
+    })
+    .await;
     site.check().await;
 }

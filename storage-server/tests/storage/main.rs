@@ -4,6 +4,12 @@
 //! What must hold in every scenario: the image of the backup plus the wlogs, applied in the order of their gids without a
 //! gap, is the device.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on ends"
+)]
+
 mod backup;
 mod commands;
 mod crash;

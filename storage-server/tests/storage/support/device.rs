@@ -22,7 +22,11 @@ pub struct Wdev {
 impl Wdev {
     pub async fn start(dir: &Path) -> Self {
         let dir = Utf8Path::from_path(dir).unwrap().join("wdev");
-        let mut wdev = Self { dir, running: None, guests: Arc::default() };
+        let mut wdev = Self {
+            dir,
+            running: None,
+            guests: Arc::default(),
+        };
         wdev.restart().await;
         wdev
     }
@@ -32,7 +36,10 @@ impl Wdev {
         self.stop().await;
         let (dir, socket) = (self.dir.clone(), self.socket());
         let listener = bind_control_socket(&socket).unwrap();
-        let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir)).await.unwrap().unwrap();
+        let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir))
+            .await
+            .unwrap()
+            .unwrap();
         let stop = CancellationToken::new();
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
         tokio::spawn(daemon.clone().serve(listener, stop.clone()));
@@ -66,14 +73,30 @@ impl Wdev {
     }
 
     pub async fn create(&self, name: &str, data_bytes: u64, log_bytes: u64) {
+        self.create_with(name, data_bytes, log_bytes, PhysicalBlockSize::B512)
+            .await;
+    }
+
+    pub async fn create_with(&self, name: &str, data_bytes: u64, log_bytes: u64, pbs: PhysicalBlockSize) {
         let (ldev, ddev) = (self.ldev(name), self.dir.join(format!("{name}.ddev")));
         for (path, bytes) in [(&ldev, log_bytes), (&ddev, data_bytes)] {
             std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
         }
-        format_log_device(&ldev, &ddev, name, Some(PhysicalBlockSize::B512), false).unwrap();
+        format_log_device(&ldev, &ddev, name, Some(pbs), false).unwrap();
         let nbd = Some(self.dir.join(format!("{name}.nbd")));
-        let limits = Limits { checkpoint_interval_ms: 200, log_sync_interval_ms: 20, ..Limits::default() };
-        let config = DeviceConfig { name: name.to_owned(), ldev, ddev, nbd, fuse: None, limits };
+        let limits = Limits {
+            checkpoint_interval_ms: 200,
+            log_sync_interval_ms: 20,
+            ..Limits::default()
+        };
+        let config = DeviceConfig {
+            name: name.to_owned(),
+            ldev,
+            ddev,
+            nbd,
+            fuse: None,
+            limits,
+        };
         self.client("").create(config).await.unwrap();
     }
 
@@ -128,7 +151,10 @@ pub struct Random(u64);
 
 impl Random {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 }

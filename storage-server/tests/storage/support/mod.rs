@@ -29,21 +29,36 @@ impl Pki {
     pub fn new(dir: &Path) -> Self {
         let life = Duration::from_secs(86400);
         let authority = Authority::create("test authority", OffsetDateTime::now_utc(), life).unwrap();
-        authority.pair().store(&dir.join("ca.pem"), &dir.join("ca.key")).unwrap();
-        Self { dir: dir.to_owned(), authority }
+        authority
+            .pair()
+            .store(&dir.join("ca.pem"), &dir.join("ca.key"))
+            .unwrap();
+        Self {
+            dir: dir.to_owned(),
+            authority,
+        }
     }
 
     pub fn issue(&self, role: Role, node: &str) -> TlsFiles {
         let identity = Identity::new(role, node).unwrap();
         let hosts = ["127.0.0.1".to_owned()];
         let (not_before, lifetime) = (OffsetDateTime::now_utc(), Duration::from_secs(86400));
-        let request = Request { identity: &identity, hosts: &hosts, not_before, lifetime };
+        let request = Request {
+            identity: &identity,
+            hosts: &hosts,
+            not_before,
+            lifetime,
+        };
         let files = TlsFiles {
             ca: self.dir.join("ca.pem"),
             cert: self.dir.join(format!("{node}.pem")),
             key: self.dir.join(format!("{node}.key")),
         };
-        self.authority.issue(&request).unwrap().store(&files.cert, &files.key).unwrap();
+        self.authority
+            .issue(&request)
+            .unwrap()
+            .store(&files.cert, &files.key)
+            .unwrap();
         files
     }
 }
@@ -53,7 +68,7 @@ pub struct Site {
     pub storage: Storage,
     pub peers: Peers,
     pub wdev: Wdev,
-    pub _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Site {
@@ -64,13 +79,24 @@ impl Site {
 
     /// With another size of the log, and armed fault points.
     pub async fn with(log_bytes: u64, fault: Option<&str>) -> Self {
+        Self::preferring(&[], log_bytes, fault).await
+    }
+
+    /// With further proxies before the one of the site.
+    pub async fn preferring(proxies: &[String], log_bytes: u64, fault: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::new(dir.path());
         let wdev = Wdev::start(dir.path()).await;
         wdev.create("d0", 4 << 20, log_bytes).await;
         let peers = Peers::start(dir.path(), &pki, 4 << 20).await;
-        let storage = Storage::start(dir.path(), &pki, &peers, fault).await;
-        let site = Self { storage, peers, wdev, _dir: dir };
+        let proxies = [proxies, std::slice::from_ref(&peers.proxy)].concat();
+        let storage = Storage::start(dir.path(), &pki, &peers, &proxies, fault).await;
+        let site = Self {
+            storage,
+            peers,
+            wdev,
+            dir,
+        };
         site.storage.init("vol0", &site.wdev.spec("d0")).await.unwrap();
         site
     }
@@ -79,7 +105,9 @@ impl Site {
     pub async fn backup(&self) -> u64 {
         let job = self.storage.full_backup("vol0").await.unwrap();
         let job = self.storage.job_ended(job).await;
-        let result = job.result.unwrap_or_else(|| panic!("backup failed: {:?}", job.error));
+        let result = job
+            .result
+            .unwrap_or_else(|| panic!("backup failed: {:?}", job.error));
         result["gid"].as_u64().unwrap()
     }
 
@@ -93,7 +121,10 @@ impl Site {
     /// Waits until a gid is delivered, as the storage says.
     pub async fn delivered(&self, gid: u64) {
         let delivered = |done: Option<u64>| done.is_some_and(|done| done >= gid);
-        until("the snapshot is delivered", async || delivered(self.storage.done_gid("vol0").await)).await;
+        until("the snapshot is delivered", async || {
+            delivered(self.storage.done_gid("vol0").await)
+        })
+        .await;
     }
 
     /// What arrived must be the device.
@@ -101,7 +132,11 @@ impl Site {
         self.deliver().await;
         let found = self.peers.restored(self.wdev.uuid("d0").await);
         let expected = self.wdev.content("d0").await;
-        let differ = expected.chunks(512).zip(found.chunks(512)).filter(|(a, b)| a != b).count();
+        let differ = expected
+            .chunks(512)
+            .zip(found.chunks(512))
+            .filter(|(a, b)| a != b)
+            .count();
         assert_eq!((found.len(), differ), (expected.len(), 0), "blocks that differ");
     }
 }

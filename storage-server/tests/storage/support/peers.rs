@@ -82,11 +82,19 @@ impl Peers {
         let shared = Shared::default();
         shared.0.lock().unwrap().image = vec![0xee; size];
         let tls = pki.issue(Role::Proxy, "p0");
-        let peers =
-            Self { proxy, archive, shared, dir: dir.to_owned(), tls, running: Mutex::new(None) };
+        let peers = Self {
+            proxy,
+            archive,
+            shared,
+            dir: dir.to_owned(),
+            tls,
+            running: Mutex::new(None),
+        };
         peers.start_proxy().await;
         let tls = pki.issue(Role::Archive, "a0");
-        peers.serve("a0", &peers.archive, &tls, StreamKind::FullBackup).await;
+        peers
+            .serve("a0", &peers.archive, &tls, StreamKind::FullBackup)
+            .await;
         peers
     }
 
@@ -117,11 +125,20 @@ impl Peers {
         };
         let lifecycle = Lifecycle::new(Duration::from_secs(5));
         let listener = server::bind(&node).await.unwrap();
-        let pool = database::open(&data_dir.join("metadata.sqlite"), &[]).await.unwrap();
-        let context =
-            DaemonContext::new(node, TlsContext::load(tls).unwrap(), lifecycle.clone(), pool).await.unwrap();
-        let handler = |State((context, shared)): State<(Arc<DaemonContext>, Shared)>, Volume(volume): Volume, request: Request| async move {
-            let kind = if request.uri().path().contains("/wlog/") { StreamKind::Wlog } else { StreamKind::FullBackup };
+        let pool = database::open(&data_dir.join("metadata.sqlite"), &[])
+            .await
+            .unwrap();
+        let context = DaemonContext::new(node, TlsContext::load(tls).unwrap(), lifecycle.clone(), pool)
+            .await
+            .unwrap();
+        let handler = |State((context, shared)): State<(Arc<DaemonContext>, Shared)>,
+                       Volume(volume): Volume,
+                       request: Request| async move {
+            let kind = if request.uri().path().contains("/wlog/") {
+                StreamKind::Wlog
+            } else {
+                StreamKind::FullBackup
+            };
             let handle = move |mut stream: Stream| async move {
                 let result = match kind {
                     StreamKind::Wlog => take_wlog(&mut stream, &shared).await,
@@ -179,7 +196,11 @@ impl Peers {
 
 /// An address nobody listens at.
 pub fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
 }
 
 enum Broken {
@@ -206,7 +227,12 @@ fn manner(shared: &Shared) -> Option<Manner> {
 
 async fn refuse(stream: &mut Stream) -> Result<(), Broken> {
     let message = "bad state:Clear".to_owned();
-    stream.send(&Answer::Refuse(Refusal { reason: RefusalReason::BadState, message })).await?;
+    stream
+        .send(&Answer::Refuse(Refusal {
+            reason: RefusalReason::BadState,
+            message,
+        }))
+        .await?;
     Ok(())
 }
 
@@ -221,7 +247,11 @@ async fn take_wlog(stream: &mut Stream, shared: &Shared) -> Result<(), Broken> {
     let mut writes = Vec::new();
     while let Received::Bulk(bulk) = stream.recv_bulk().await? {
         if bulk.tag != parser.next_lsid().0 {
-            return Err(damaged(format!("tag {} at lsid {}", bulk.tag, parser.next_lsid())));
+            return Err(damaged(format!(
+                "tag {} at lsid {}",
+                bulk.tag,
+                parser.next_lsid()
+            )));
         }
         parser.push(bulk.payload.clone());
         stream.consumed(&bulk).await?;
@@ -234,13 +264,24 @@ async fn take_wlog(stream: &mut Stream, shared: &Shared) -> Result<(), Broken> {
         }
     }
     let commit: WlogCommit = stream.recv().await?;
-    if parser.buffered() != 0 || parser.next_lsid() != commit.end || commit.end.0 > begin.begin.0 + begin.max_pb {
-        return Err(damaged(format!("ends at {} of {}", parser.next_lsid(), commit.end)));
+    if parser.buffered() != 0
+        || parser.next_lsid() != commit.end
+        || commit.end.0 > begin.begin.0 + begin.max_pb
+    {
+        return Err(damaged(format!(
+            "ends at {} of {}",
+            parser.next_lsid(),
+            commit.end
+        )));
     }
     if manner == Some(Manner::BreakOff) {
         return Err(Broken::OnPurpose);
     }
-    shared.0.lock().unwrap().wlogs.push(Wlog { uuid: begin.uuid, diff: commit.diff, writes });
+    shared.0.lock().unwrap().wlogs.push(Wlog {
+        uuid: begin.uuid,
+        diff: commit.diff,
+        writes,
+    });
     if manner == Some(Manner::LoseAnswer) {
         return Err(Broken::OnPurpose);
     }
@@ -260,7 +301,11 @@ async fn take_image(stream: &mut Stream, shared: &Shared) -> Result<(), Broken> 
     let mut image = Vec::new();
     while let Received::Bulk(bulk) = stream.recv_bulk().await? {
         if bulk.tag * 512 != image.len() as u64 {
-            return Err(damaged(format!("bulk at {} after {} bytes", bulk.tag, image.len())));
+            return Err(damaged(format!(
+                "bulk at {} after {} bytes",
+                bulk.tag,
+                image.len()
+            )));
         }
         let raw = if bulk.is_zeros() {
             vec![0; bulk.raw_len as usize]
@@ -278,7 +323,11 @@ async fn take_image(stream: &mut Stream, shared: &Shared) -> Result<(), Broken> 
         }
     }
     if image.len() as u64 != begin.size.bytes() {
-        return Err(damaged(format!("{} bytes of {}", image.len(), begin.size.bytes())));
+        return Err(damaged(format!(
+            "{} bytes of {}",
+            image.len(),
+            begin.size.bytes()
+        )));
     }
     stream.send(&Done {}).await?;
     let commit: FullCommit = stream.recv().await?;

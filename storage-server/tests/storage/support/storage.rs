@@ -23,12 +23,13 @@ pub struct Storage {
 }
 
 impl Storage {
-    pub async fn start(dir: &Path, pki: &Pki, peers: &Peers, fault: Option<&str>) -> Self {
-        Self::start_with(dir, pki, peers, &[peers.proxy.clone()], fault).await
-    }
-
-    /// With these proxies instead of the one of `peers`.
-    pub async fn start_with(dir: &Path, pki: &Pki, peers: &Peers, proxies: &[String], fault: Option<&str>) -> Self {
+    pub async fn start(
+        dir: &Path,
+        pki: &Pki,
+        peers: &Peers,
+        proxies: &[String],
+        fault: Option<&str>,
+    ) -> Self {
         let tls = pki.issue(Role::Storage, "s0");
         let address_file = dir.join("s0.address");
         let text = format!(
@@ -48,7 +49,12 @@ impl Storage {
         let patience = Duration::from_secs(20);
         let client = Client::new(operator, patience, patience);
         let (child, address) = spawn(dir, fault).await;
-        Self { child, address, client, dir: dir.to_owned() }
+        Self {
+            child,
+            address,
+            client,
+            dir: dir.to_owned(),
+        }
     }
 
     /// Kills it with -9 (if it still lives), and starts it again.
@@ -65,7 +71,31 @@ impl Storage {
     /// Waits until it has died by itself.
     pub async fn died(&mut self) {
         let child = &mut self.child;
-        until("the storage dies at its fault point", async || child.try_wait().unwrap().is_some()).await;
+        until("the storage dies at its fault point", async || {
+            child.try_wait().unwrap().is_some()
+        })
+        .await;
+    }
+
+    /// Asks it to stop, as systemd does; answers its exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let child = &mut self.child;
+        until("the storage stops", async || child.try_wait().unwrap().is_some()).await;
+        self.child.wait().unwrap().code()
+    }
+
+    /// What a second one on the same data directory says before it gives up.
+    pub fn second_one(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walb-storage"));
+        let output = command
+            .arg("--config")
+            .arg(self.dir.join("s0.toml"))
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
@@ -73,7 +103,11 @@ impl Storage {
     }
 
     pub async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, ApiError> {
-        match self.client.post(&self.address, &[Role::Storage], path, body).await {
+        match self
+            .client
+            .post(&self.address, &[Role::Storage], path, body)
+            .await
+        {
             Ok(answer) => Ok(answer),
             Err(ClientError::Api(error)) => Err(error),
             Err(other) => Err(other.into()),
@@ -90,15 +124,21 @@ impl Storage {
 
     pub async fn full_backup(&self, vol: &str) -> Result<u64, ApiError> {
         let body = json!({ "bulk_bytes": 65536 });
-        self.post::<Accepted>(&format!("/v1/volumes/{vol}/full-backup"), &body).await.map(|a| a.job)
+        self.post::<Accepted>(&format!("/v1/volumes/{vol}/full-backup"), &body)
+            .await
+            .map(|a| a.job)
     }
 
     pub async fn stop(&self, vol: &str, mode: &str) -> Result<u64, ApiError> {
-        self.post::<Accepted>(&format!("/v1/volumes/{vol}/stop"), &json!({ "mode": mode })).await.map(|a| a.job)
+        self.post::<Accepted>(&format!("/v1/volumes/{vol}/stop"), &json!({ "mode": mode }))
+            .await
+            .map(|a| a.job)
     }
 
     pub async fn snapshot(&self, vol: &str) -> Result<u64, ApiError> {
-        self.post::<SnapshotAnswer>(&format!("/v1/volumes/{vol}/snapshot"), &json!({})).await.map(|a| a.gid.0)
+        self.post::<SnapshotAnswer>(&format!("/v1/volumes/{vol}/snapshot"), &json!({}))
+            .await
+            .map(|a| a.gid.0)
     }
 
     pub async fn status(&self, vol: &str) -> VolumeStatus {
@@ -107,7 +147,10 @@ impl Storage {
 
     /// None as long as the storage does not answer.
     pub async fn done_gid(&self, vol: &str) -> Option<u64> {
-        let status = self.get::<VolumeStatus>(&format!("/v1/volumes/{vol}")).await.ok()?;
+        let status = self
+            .get::<VolumeStatus>(&format!("/v1/volumes/{vol}"))
+            .await
+            .ok()?;
         Some(status.done?.gid.0)
     }
 
@@ -121,7 +164,10 @@ impl Storage {
     }
 
     pub async fn in_state(&self, vol: &str, state: &str) {
-        until(&format!("{vol} is in state {state}"), async || self.status(vol).await.state == state).await;
+        until(&format!("{vol} is in state {state}"), async || {
+            self.status(vol).await.state == state
+        })
+        .await;
     }
 }
 
@@ -134,10 +180,18 @@ impl Drop for Storage {
 async fn spawn(dir: &Path, fault: Option<&str>) -> (Child, String) {
     let address_file = dir.join("s0.address");
     let _ = std::fs::remove_file(&address_file);
-    let log = std::fs::File::options().create(true).append(true).open(dir.join("s0.log")).unwrap();
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("s0.log"))
+        .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_walb-storage"));
     command.arg("--config").arg(dir.join("s0.toml")).arg("--debug");
-    command.env_remove("WALB_FAULT").stdin(Stdio::null()).stderr(log).stdout(Stdio::null());
+    command
+        .env_remove("WALB_FAULT")
+        .stdin(Stdio::null())
+        .stderr(log)
+        .stdout(Stdio::null());
     if let Some(fault) = fault {
         command.env("WALB_FAULT", fault);
     }
