@@ -57,6 +57,10 @@ fn survey_files(config: &Config) -> Result<Survey, FileError> {
             VolumeDir::remove_leftover(&path)?;
         } else if let Ok(volume) = VolumeName::new(&name) {
             let dir = VolumeDir::new(path);
+            if !dir.is_a_volume()? {
+                tracing::warn!(path = %dir.path().display(), "not a volume's directory; left alone");
+                continue;
+            }
             let mut loaded = load(&volume, &dir, &images);
             if loaded.held.lineage.is_some() {
                 loaded.held.restored = restored.remove(&volume).unwrap_or_default();

@@ -399,6 +399,7 @@ async fn one_bad_volume_is_shown_with_its_reason_and_keeps_no_other_down() {
     std::fs::write(site.image("wr_good_2_tmp"), "x").unwrap();
     std::fs::create_dir(site.data("half.init")).unwrap();
     std::fs::create_dir(site.data("lost+found")).unwrap();
+    std::fs::create_dir(site.data("pki")).unwrap();
     let running = site.start().await;
     let operator = Operator::at(&site, &running.address);
     let list: Vec<VolumeBrief> = site

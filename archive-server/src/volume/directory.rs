@@ -108,6 +108,19 @@ impl VolumeDir {
         sync_dir(gone.parent().unwrap_or(Path::new("."))).at("sync", gone)
     }
 
+    /// Whether anything here is a volume's. A stranger's directory is not shown as a broken volume, or somebody might
+    /// clear it.
+    pub fn is_a_volume(&self) -> Result<bool, FileError> {
+        for entry in fs::read_dir(&self.path).at("list", &self.path)? {
+            let name = entry.at("list", &self.path)?.file_name();
+            let name = name.to_string_lossy();
+            if ["state", "base", "archive_uuid", "uuid"].contains(&&*name) || name.ends_with(".wdiff") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn replace(&self, name: &str, value: &impl ToString) -> Result<(), FileError> {
         let path = self.path.join(name);
         replace_durable(&path, line(value.to_string()).as_bytes()).at("write", &path)
