@@ -126,7 +126,7 @@ impl StorageServer {
             }
         }
         let life = shared.context.lifecycle.clone();
-        life.clone().spawn(async move {
+        life.clone().spawn_essential("proxy monitor", async move {
             monitor(&shared.proxies, shared.context.client.clone(), life).await;
         });
         Ok(server)

@@ -33,6 +33,13 @@ pub(super) const SCHEMA: &str = "
         PRIMARY KEY (volume, gid)
     ) STRICT, WITHOUT ROWID;";
 
+// Columns by name: a later migration may add some.
+const INSERT_VOLUME: &str = "INSERT INTO volume
+    (name, state, device, uuid, done_lsid, done_gid, done_mergeable, done_timestamp, failed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT_QUEUED: &str =
+    "INSERT INTO queued (volume, gid, lsid, mergeable, timestamp) VALUES (?, ?, ?, ?, ?)";
+
 /// One stored volume: its records, or why they cannot be understood. A bad one keeps no other from being loaded.
 #[derive(Debug)]
 pub struct Loaded {
@@ -87,7 +94,7 @@ impl VolumeStore {
             source,
         })?;
         let done = &records.done;
-        let result = sqlx::query("INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        let result = sqlx::query(INSERT_VOLUME)
             .bind(name.as_str())
             .bind(State::from(records.state).name())
             .bind(&records.device)
@@ -193,7 +200,7 @@ async fn update_queue(
     }
     let known: HashSet<(Gid, Lsid)> = old.iter().map(|r| (r.gid, r.lsid)).collect();
     for record in new.iter().filter(|r| !known.contains(&(r.gid, r.lsid))) {
-        sqlx::query("INSERT INTO queued VALUES (?, ?, ?, ?, ?)")
+        sqlx::query(INSERT_QUEUED)
             .bind(name.as_str())
             .bind(record.gid.0.cast_signed())
             .bind(record.lsid.0.cast_signed())

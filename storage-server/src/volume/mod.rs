@@ -27,7 +27,7 @@ pub(crate) use snapshot::MarkError;
 pub use status::{clear_status, failed_status};
 
 use crate::config::StorageConfig;
-use crate::continuity;
+use crate::continuity::{self, Lost};
 use crate::device::{CallError, Device};
 use crate::metadata::{MetadataError, VolumeStore};
 use crate::plan::LsidGid;
@@ -190,9 +190,20 @@ impl Volume {
         // In this order: a record stored in between would seem to lie beyond the log's end.
         let records = self.records().await;
         let status = self.device.status().await?;
-        continuity::check(records.uuid, &records.done, &records.queue, &status)
-            .map_err(|lost| ApiError::new(ErrorCode::Overflow, lost.to_string()))?;
+        match continuity::check(records.uuid, &records.done, &records.queue, &status) {
+            Ok(()) => {}
+            Err(lost) => return Err(self.refused_by(&format!("overflow:{}", self.name), &lost)),
+        }
         Ok(status)
+    }
+
+    /// The refusal of a command for want of continuity. Scripts know the beginning of that of an overflow.
+    pub(crate) fn refused_by(&self, known_as: &str, lost: &Lost) -> ApiError {
+        let text = match lost {
+            Lost::Overflowed => format!("{known_as}:{}: {lost}", self.device.spec()),
+            _ => lost.to_string(),
+        };
+        ApiError::new(ErrorCode::Overflow, text)
     }
 
     /// Starts to watch the log.

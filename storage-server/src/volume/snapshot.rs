@@ -53,7 +53,10 @@ impl Volume {
             return Err(NotNow::Stopping.into());
         }
         self.occupancy.check(Command::Snapshot)?;
-        let record = self.mark_explicit().await?;
+        let record = self.mark_explicit().await.map_err(|error| match error {
+            MarkError::Lost(lost) => self.refused_by("wlog overflow", &lost),
+            other => other.into(),
+        })?;
         tracing::info!(volume = %self.name, gid = %record.gid, lsid = %record.lsid, "snapshot");
         Ok(record.gid)
     }

@@ -209,9 +209,13 @@ async fn an_overflowed_log_stops_the_volume_with_the_reason_until_a_reset_and_a_
         "{status:?}"
     );
     assert!(status.failed.unwrap().contains("run reset-vol and a backup"));
-    for (command, body) in [("snapshot", json!({})), ("start", json!({ "role": "target" }))] {
+    for (command, body, known) in [
+        ("snapshot", json!({}), "wlog overflow:wdev:"),
+        ("start", json!({ "role": "target" }), "overflow:vol0:wdev:"),
+    ] {
         let error = site.storage.command("vol0", command, body).await.unwrap_err();
         assert_eq!(error.code, walb_common::rest::ErrorCode::Overflow, "{error}");
+        assert!(error.message.starts_with(known), "{error}");
     }
     site.peers.start_proxy().await;
     site.storage.command("vol0", "reset", json!({})).await.unwrap();
