@@ -223,7 +223,7 @@ fn a_full_disk_at_the_proxy_delays_and_loses_nothing() -> Result<()> {
     // Space returns; it goes on by itself.
     cluster.until_restorable("vol0", gid, PATIENCE)?;
     ensure!(cluster.restored_digest("vol0", gid)? == captured, "{}", cluster.logs());
-    let left: Vec<_> = std::fs::read_dir(disk.dir.join("vol0/received"))?.collect::<Result<_, _>>()?;
+    let left: Vec<_> = std::fs::read_dir(disk.dir.join("volumes/vol0/received"))?.collect::<Result<_, _>>()?;
     ensure!(left.is_empty(), "half files are left: {left:?}");
     drop(guest);
     drop(cluster);

@@ -165,26 +165,38 @@ fn take_snapshot(
     let frozen = disk.freeze()?;
     let asked = Instant::now();
     let gid: u64 = daemons.storage(&["snapshot", VOLUME])?.parse().context("gid of the snapshot")?;
+    let tree = dir.join(format!("expected-{number}"));
+    let (waited, captured) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| until_restorable(gid, daemons, asked));
+        let captured = (|| {
+            let sha256 = disk.digest()?;
+            crate::run::quietly("cp", &["-a", text(disk.mount_point())?, text(&tree)?])?;
+            anyhow::Ok(sha256)
+        })();
+        drop((frozen, pause));
+        (waiting.join(), captured)
+    });
+    let restorable_seconds = waited.map_err(|_| anyhow::anyhow!("the waiting thread panicked"))??;
+    let sha256 = captured?;
+    let report = SnapshotReport { gid, restorable_seconds, restore_seconds: 0.0, sha256: sha256.clone(), identical: false };
+    Ok((report, Expected { sha256, tree }))
+}
+
+/// Seconds from `asked` to the moment the archive lists the snapshot.
+fn until_restorable(gid: u64, daemons: &Daemons, asked: Instant) -> Result<f64> {
     let sought = format!("{gid} ");
     let patience = Duration::from_secs(120);
-    let restorable_seconds = loop {
+    loop {
         interrupt::check()?;
         let list = daemons.archive(&["get", "restorable", VOLUME])?;
         if list.lines().any(|line| line.starts_with(&sought)) {
-            break asked.elapsed().as_secs_f64();
+            return Ok(asked.elapsed().as_secs_f64());
         }
         if asked.elapsed() > patience {
             bail!("snapshot {gid} did not become restorable within {patience:?}");
         }
         std::thread::sleep(Duration::from_millis(10));
-    };
-    let sha256 = disk.digest()?;
-    let tree = dir.join(format!("expected-{number}"));
-    crate::run::quietly("cp", &["-a", text(disk.mount_point())?, text(&tree)?])?;
-    drop(frozen);
-    drop(pause);
-    let report = SnapshotReport { gid, restorable_seconds, restore_seconds: 0.0, sha256: sha256.clone(), identical: false };
-    Ok((report, Expected { sha256, tree }))
+    }
 }
 
 fn check_restored(snapshot: &mut SnapshotReport, expected: &Expected, daemons: &Daemons, dir: &Path) -> Result<()> {
