@@ -6,6 +6,7 @@ mod support;
 use support::archive::{Archive, Whim};
 use support::storage::Storage;
 use support::{Proxy, Site, api, until};
+use walb_common::format::wdiff::INDEX_SUPER_SIZE;
 use walb_common::rest::proxy::VolumeStatus;
 use walb_common::rest::{Empty, JobState, StopMode};
 use walb_common::types::{Gid, PhysicalBlockSize};
@@ -221,7 +222,8 @@ async fn setting_a_damaged_diff_aside_is_repeated_until_it_is_done() {
         let name = stage.site.names("vol0", "sendto/a0").remove(0);
         let path = dir.join(&name);
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[40] ^= 1;
+        let last_record = bytes.len() - INDEX_SUPER_SIZE - 5;
+        bytes[last_record] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         proxy.kick().await;
         let proxy = if action == "crash" {

@@ -5,10 +5,10 @@ mod support;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use support::archive::{Archive, Whim};
 use support::storage::{NotSent, Storage};
-use support::{PATIENCE, Proxy, Site, api, until, vol};
+use support::{Proxy, Site, api, until, vol};
+use walb_common::format::wdiff::INDEX_SUPER_SIZE;
 use walb_common::rest::proxy::{Archives, Diffs, KickRequest, Status};
 use walb_common::rest::{Empty, ErrorCode, JobState, StopMode, VolumeBrief};
 use walb_common::types::{Gid, Lb, PhysicalBlockSize, Uuid};
@@ -430,9 +430,10 @@ async fn a_damaged_wdiff_is_set_aside_and_the_others_go_on() {
     let dir = site.data_dir().join("volumes/vol0/sendto/a0");
     let name = site.names("vol0", "sendto/a0").remove(0);
     let mut bytes = std::fs::read(dir.join(&name)).unwrap();
-    // A copy is cut so short that its header is gone: found at start. The diff itself has a bit turned in its data.
+    // A copy is cut so short that its header is gone: found at start. The diff itself has a bit turned in its index.
     std::fs::write(dir.join("20260101000000----7-8.wdiff"), &bytes[..20]).unwrap();
-    bytes[40] ^= 1;
+    let last_record = bytes.len() - INDEX_SUPER_SIZE - 5;
+    bytes[last_record] ^= 1;
     std::fs::write(dir.join(&name), &bytes).unwrap();
 
     let proxy = site.start("").await;
@@ -649,5 +650,4 @@ async fn two_daemons_never_share_a_data_directory() {
         .unwrap();
     let text = walb_common::daemon::chain(&error);
     assert!(text.contains("another daemon uses this data directory"), "{text}");
-    let _ = (PATIENCE, Bytes::new());
 }

@@ -139,38 +139,59 @@ async fn receive(
         let (setting, name) = (shared.config.compression, volume.name.clone());
         tokio::task::spawn_blocking(move || convert(&dir, &name, &begin, setting, frames))
     };
-    let commit = loop {
-        match stream.recv_bulk().await? {
-            Received::Bulk(bulk) => {
-                if stream
-                    .working(input.send(Input::Bulk(bulk.clone())))
-                    .await?
-                    .is_err()
-                {
-                    // The converter has given up; it says why.
-                    let never = join(&mut converter).await?;
-                    drop(never);
-                    return Err(ApiError::new(
-                        ErrorCode::Internal,
-                        "the converter ended before the log",
-                    ));
-                }
-                stream.consumed(&bulk).await?;
-            }
-            Received::End => break stream.recv::<WlogCommit>().await?,
-        }
+    let fed = feed(volume, stream, &input).await;
+    // Without an end the converter takes this as giving up. Either way it has ended before the peer is told anything.
+    drop(input);
+    let converted = match &fed {
+        Ok(_) => stream.working(join(&mut converter)).await?,
+        Err(_) => join(&mut converter).await,
     };
+    match (fed, converted) {
+        (Ok(commit), converted) => Ok((converted?, commit)),
+        // The converter gave up first: it knows why.
+        (Err(NotFed::ConverterEnded), Err(error)) | (Err(NotFed::Other(error)), _) => Err(error),
+        (Err(NotFed::ConverterEnded), Ok(_)) => Err(ApiError::new(
+            ErrorCode::Internal,
+            "the converter ended before the log",
+        )),
+    }
+}
+
+enum NotFed {
+    ConverterEnded,
+    Other(ApiError),
+}
+
+impl From<StreamError> for NotFed {
+    fn from(error: StreamError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// Hands everything that comes to the converter, up to the commit.
+async fn feed(
+    volume: &Volume,
+    stream: &mut Stream,
+    input: &mpsc::Sender<Input>,
+) -> Result<WlogCommit, NotFed> {
+    while let Received::Bulk(bulk) = stream.recv_bulk().await? {
+        let handed = stream.working(input.send(Input::Bulk(bulk.clone()))).await?;
+        handed.map_err(|_| NotFed::ConverterEnded)?;
+        stream.consumed(&bulk).await?;
+    }
+    let commit: WlogCommit = stream.recv().await?;
     if !commit.diff.is_clean() {
         let message = format!(
             "volume {}: expected a clean diff, found {}",
             volume.name, commit.diff
         );
-        return Err(ApiError::new(ErrorCode::BadRequest, message));
+        return Err(NotFed::Other(ApiError::new(ErrorCode::BadRequest, message)));
     }
-    // If this fails the converter has ended, which the next line tells.
-    let _ = input.send(Input::End(commit.end)).await;
-    let converted = stream.working(join(&mut converter)).await??;
-    Ok((converted, commit))
+    input
+        .send(Input::End(commit.end))
+        .await
+        .map_err(|_| NotFed::ConverterEnded)?;
+    Ok(commit)
 }
 
 async fn join<T>(thread: &mut JoinHandle<Result<T, ApiError>>) -> Result<T, ApiError> {

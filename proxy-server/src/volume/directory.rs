@@ -115,11 +115,9 @@ impl VolumeDirectory {
 }
 
 fn create_durable(dir: &Path) -> Result<(), FileError> {
-    fault::point("proxy.directory.create").map_err(at("create directory", dir))?;
-    match fs::create_dir(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(at("create directory", dir)(error)),
+    if !dir.is_dir() {
+        fault::point("proxy.directory.create").map_err(at("create directory", dir))?;
+        fs::create_dir(dir).map_err(at("create directory", dir))?;
     }
     // The entry is durable before anything is put below it.
     sync_parent(dir)

@@ -80,7 +80,11 @@ pub(crate) async fn put_archive(
     // taken up.
     let (waiting, bad) = {
         let archive = archive.clone();
-        alone(&volume, move |volume| volume.load_waiting(&archive)).await?
+        alone(&volume, move |volume| {
+            volume.directory.create(&archive)?;
+            volume.load_waiting(&archive)
+        })
+        .await?
     };
     shared
         .metadata

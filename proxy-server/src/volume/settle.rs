@@ -22,8 +22,10 @@ pub type SettleError = FileError;
 impl Volume {
     /// Reads what waits for one archive; makes its directory if needed. Blocks.
     pub fn load_waiting(&self, archive: &str) -> Result<(Waiting, Vec<String>), SettleError> {
-        self.directory.create(archive)?;
         let dir = self.directory.send_to(archive);
+        if !dir.is_dir() {
+            self.directory.create(archive)?;
+        }
         let listing = settle(&dir)?;
         let mut waiting = Waiting::default();
         for stored in &listing.diffs {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
+use walb_common::daemon::chain;
 use walb_common::daemon::lifecycle::Lifecycle;
 use walb_common::daemon::server;
 use walb_common::rest::proxy::{ArchiveInfo, KickRequest, VolumeStatus};
@@ -114,7 +115,15 @@ impl Site {
         let lifecycle = Lifecycle::new(Duration::from_secs(5));
         let listener = server::bind(&config.node).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let proxy = ProxyServer::open(config, lifecycle.clone()).await.unwrap();
+        // The last connection of the one before may still be closing, and the directory is its until then.
+        let proxy = until("the data directory to be free", || async {
+            match ProxyServer::open(config.clone(), lifecycle.clone()).await {
+                Ok(proxy) => Some(proxy),
+                Err(error) if chain(&error).contains("another daemon") => None,
+                Err(error) => panic!("{}", chain(&error)),
+            }
+        })
+        .await;
         lifecycle.spawn(server::serve(proxy.context(), listener, proxy.router()));
         Proxy {
             address,
