@@ -556,3 +556,32 @@ async fn diffs_that_no_snapshot_needs_go_at_the_start_but_none_beyond_a_gap() {
     assert_eq!(operator.image_of("vol0", 4).await, images[4]);
     running.stop(&site).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_restore_leaves_no_image_and_the_volume_free() {
+    let site = Site::new();
+    let running = site.start().await;
+    let images = backed_up(&site, &running.address, "vol0").await;
+    let operator = Operator::at(&site, &running.address);
+    // The restore is as quick as the request; one of many is caught in time.
+    for _ in 0..200 {
+        let id = operator.restore("vol0", 4).await.unwrap();
+        let path = format!("/v1/jobs/{id}/cancel");
+        let none = walb_common::rest::Empty {};
+        let _ = site
+            .operator
+            .post::<_, walb_common::rest::Job>(&running.address, ARCHIVE, &path, &none)
+            .await;
+        let job = operator.job(id).await.unwrap();
+        if job.state == JobState::Cancelled {
+            assert_eq!(job.error.unwrap().code, ErrorCode::Cancelled);
+            assert!(!site.image("wr_vol0_4").exists() && !site.image("wr_vol0_4_tmp").exists());
+            assert_eq!(operator.status("vol0").await.num_restored, 0);
+            assert_eq!(operator.image_of("vol0", 4).await, images[4]);
+            return running.stop(&site).await;
+        }
+        assert_eq!(job.state, JobState::Succeeded);
+        operator.delete_restored("vol0", 4).await.unwrap();
+    }
+    panic!("no restore could be cancelled in 200 attempts");
+}

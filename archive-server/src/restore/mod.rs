@@ -193,6 +193,10 @@ fn fill(
     }
     fault::point("archive.restore.applied").at("write", target)?;
     image.sync_all().at("sync", target)?;
+    // The last moment at which it can be ended: from the rename on the image is there.
+    if stop.asked() {
+        return Err(stop.error());
+    }
     stop.job.set_done(total);
     fault::point("archive.restore.synced").at("sync", target)?;
     Ok(())
