@@ -34,11 +34,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(answer) => print(&answer, cli.options.json),
         Err(CommandError::Usage(reason)) => {
-            eprintln!("OptionError:{reason}");
-            eprintln!(
-                "usage: walbc -a HOST -p PORT COMMAND [arguments]; `walbc -h` and `walbc COMMAND -h` tell more"
-            );
-            ExitCode::FAILURE
+            wrong_usage(&reason)
         }
         Err(error) => fail(&origin, &error.reason()),
     }
@@ -96,7 +92,14 @@ fn refuse(arguments: &Arguments, error: &clap::Error) -> ExitCode {
         }
         _ => {}
     }
-    eprint!("{}", error.render());
+    // The first paragraph says what is wrong; the usage behind it is one `-h` away, and one error is one line.
+    let text = error.render().to_string();
+    let reason: Vec<_> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    wrong_usage(reason.join(" ").trim_start_matches("error: "))
+}
+
+fn wrong_usage(reason: &str) -> ExitCode {
+    eprintln!("OptionError:{reason} (`walbc -h` and `walbc COMMAND -h` tell more)");
     ExitCode::FAILURE
 }
 

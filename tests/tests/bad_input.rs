@@ -22,7 +22,8 @@ fn refusal(config: &Path, address: &str, arguments: &[&str]) -> Result<String> {
     ensure!(output.status.code() == Some(1), "{arguments:?}: {}: {stdout}{stderr}", output.status);
     ensure!(stdout.is_empty(), "{arguments:?}: stdout: {stdout}");
     ensure!(stderr.lines().count() == 1, "{arguments:?}: not one line: {stderr}");
-    ensure!(stderr.contains("ERROR walbc error: "), "{arguments:?}: {stderr}");
+    let form = stderr.contains("ERROR walbc error: ") || stderr.starts_with("OptionError:");
+    ensure!(form, "{arguments:?}: {stderr}");
     Ok(stderr)
 }
 
