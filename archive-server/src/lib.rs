@@ -7,7 +7,7 @@
 //!                                            `---> DATA/VOL/{base,archive_uuid,uuid,state}
 //! ```
 //!
-//! The files are the truth ([`volume`]); SQLite is the index over them ([`metadata`]) and is rebuilt from them at every
+//! The files are the truth (`volume`); SQLite is the index over them (`metadata`) and is rebuilt from them at every
 //! start, contradictions named. Every change makes files durable first, then rows, then memory, then tells the peer.
 //! Merging diffs, moving the base forward and replication will come as flows of their own beside these three.
 
