@@ -316,7 +316,13 @@ impl<M: Machine> Stopping<M> {
 
 impl<M: Machine> Drop for Stopping<M> {
     fn drop(&mut self) {
-        *self.occupancy.force() = CancellationToken::new();
+        {
+            // Work that outlived a stop which was not forced holds the token still: the next forced stop has to reach it.
+            let mut force = self.occupancy.force();
+            if force.is_cancelled() {
+                *force = CancellationToken::new();
+            }
+        }
         self.occupancy.0.view.send_modify(|view| view.stopping = None);
     }
 }
@@ -379,6 +385,16 @@ mod tests {
         assert_eq!(ApiError::from(error).code, ErrorCode::Busy);
         drop(running);
         assert!(volume.start_action(Command::Restore, Action::Restore).is_ok());
+    }
+
+    #[test]
+    fn a_forced_stop_reaches_work_that_outlived_a_graceful_one() {
+        let volume = Occupancy::<Archive>::new(Static::Archived);
+        let _running = volume.start_action(Command::Restore, Action::Restore).unwrap();
+        let token = volume.force_stop();
+        drop(volume.begin_stop(StopMode::Graceful).unwrap());
+        let _stop = volume.begin_stop(StopMode::Force).unwrap();
+        assert!(token.is_cancelled());
     }
 
     #[tokio::test]
