@@ -14,7 +14,7 @@ use walb_common::daemon::{logging, server};
 #[derive(Parser)]
 #[command(version, after_help = "Example: walb-archive --config /etc/walb/archive.toml")]
 struct Args {
-    /// Configuration file (TOML): tables [node], [node.tls] and [archive].
+    /// Configuration file (TOML) with the tables `node`, `node.tls` and `archive`.
     #[arg(
         long,
         env = "WALB_CONFIG",
