@@ -1,6 +1,8 @@
 //! Goal: after a failed or fatal step anywhere, a restart (or nothing at all) and the storage's ordinary resend lead to
 //! the same images. Method: the program with one armed fault point; see `walb_common::disk::fault`.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use support::archive::{Archive, Whim};

@@ -1,6 +1,8 @@
 //! Goal: what a guest wrote reaches every archive, whatever the archives answer and however the proxy is restarted.
 //! Method: a hand-made storage and hand-made archives around a proxy in this process; images are compared.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::time::Duration;

@@ -9,7 +9,9 @@ fn a_log_with_more_pieces_than_memory_may_hold_becomes_one_wdiff_all_the_same() 
     let size = Lb(4096);
     let ios = random_ios(11, size, 400);
     let image = MemImage::filled(size, 0);
-    ios.iter().for_each(|io| image.apply(io, false));
+    for io in &ios {
+        image.apply(io, false);
+    }
     let packs = logpacks(&ios, PhysicalBlockSize::B512, Salt(1), Lsid(0), 5);
     for max_pieces in [5, 50, 100_000] {
         let dir = tempfile::tempdir().unwrap();

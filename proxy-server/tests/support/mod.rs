@@ -237,6 +237,14 @@ impl Proxy {
         }
     }
 
+    /// The program's process id.
+    pub fn pid(&self) -> u32 {
+        let Runs::Program(child) = &self.runs else {
+            panic!("not a program")
+        };
+        child.id()
+    }
+
     /// Waits until the program has died of its fault.
     pub async fn died(&mut self) {
         let Runs::Program(child) = &mut self.runs else {

@@ -4,7 +4,6 @@ use bytes::{Bytes, BytesMut};
 use walb_common::format::checksum::Salt;
 use walb_common::format::log_device::Logpack;
 use walb_common::lineage::{MetaDiff, Snapshot};
-use walb_common::rest::ApiError;
 use walb_common::testing::{Io, MemImage, logpacks, random_ios};
 use walb_common::types::{Gid, Lb, Lsid, PhysicalBlockSize, Timestamp, Uuid, VolumeName};
 use walb_common::wire::client::Client;
@@ -76,7 +75,7 @@ impl Storage {
         Self {
             client: site.client(Role::Storage, &format!("s-{volume}")),
             volume: vol(volume),
-            uuid: Uuid([seed as u8; 16]),
+            uuid: Uuid([u8::try_from(seed).unwrap(); 16]),
             pbs,
             size,
             image: MemImage::filled(size, 0),
@@ -94,7 +93,9 @@ impl Storage {
     }
 
     pub fn log(&mut self, ios: &[Io]) -> Log {
-        ios.iter().for_each(|io| self.image.apply(io, false));
+        for io in ios {
+            self.image.apply(io, false);
+        }
         let packs = logpacks(ios, self.pbs, SALT, self.lsid, 7);
         let end = packs.last().map_or(self.lsid, |p| p.header().next_lsid());
         let (begin_gid, end_gid) = (self.gid, Gid(self.gid.0 + 1));
@@ -161,8 +162,4 @@ impl Storage {
         })
         .await;
     }
-}
-
-pub fn describe(error: &ApiError) -> String {
-    error.to_string()
 }
