@@ -124,6 +124,7 @@ impl StorageServer {
             if let Some(Static::Target | Static::Standby) = volume.occupancy.state().at_rest() {
                 volume.watch().await;
             }
+            crate::full_backup::resolve::begin(&volume).await;
         }
         let life = shared.context.lifecycle.clone();
         life.clone().spawn_essential("proxy monitor", async move {

@@ -25,7 +25,8 @@ pub(crate) fn router(server: &ArchiveServer) -> Router {
         .get("/metrics", ANYBODY, metrics::metrics)
         .get("/v1/status", READER, status::status)
         .get("/v1/volumes", READER, status::volumes)
-        .get("/v1/volumes/{vol}", READER, status::volume)
+        // A storage asks here whether a backup that was cut has been committed.
+        .get("/v1/volumes/{vol}", &[Role::Operator, Role::Viewer, Role::Storage], status::volume)
         .get("/v1/volumes/{vol}/diffs", READER, lists::diffs)
         .get(
             "/v1/volumes/{vol}/applicable-diffs",

@@ -9,10 +9,11 @@
 //! Order of durability: our log reset and its records; at the archive the image, synced; our snapshot gE; at the archive
 //! base (0, gE) and its state; our state Target. A failure or crash anywhere before the last leaves us in SyncReady.
 
+pub mod resolve;
 mod scan;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 use walb_common::daemon::chain;
@@ -22,7 +23,7 @@ use walb_common::disk::fault;
 use walb_common::lineage::Snapshot;
 use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::state::storage::{Command, Static};
-use walb_common::types::{Gid, LB_SIZE, Lb, Timestamp};
+use walb_common::types::{Gid, LB_SIZE, Lb, Timestamp, Uuid};
 use walb_common::wire::client::ClientError;
 use walb_common::wire::identity::Role;
 use walb_common::wire::message::{Answer, Done, FullBegin, FullCommit, FullReset, StreamKind};
@@ -38,6 +39,10 @@ const BULK_DEFAULT: u64 = 256 << 10;
 /// Largest chunk.
 const BULK_MAX: u64 = 4 << 20;
 
+/// How often an archive that may have committed is asked before the job gives up; asking goes on in the background.
+const COMMIT_ASKED: u32 = 20;
+const COMMIT_ASKED_EVERY: Duration = Duration::from_millis(500);
+
 /// A backup that the archive has accepted and that now runs as a job.
 pub struct Accepted {
     volume: Arc<Volume>,
@@ -45,6 +50,8 @@ pub struct Accepted {
     stream: Stream,
     bulk: Lb,
     size: Lb,
+    /// Set once the archive may have committed: its log's uuid and the snapshot.
+    committing: Option<(Uuid, Gid)>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -97,6 +104,7 @@ pub async fn accept(volume: &Arc<Volume>, bulk: Lb) -> Result<Accepted, ApiError
         stream,
         bulk,
         size: status.size,
+        committing: None,
         _place: place,
     })
 }
@@ -172,6 +180,10 @@ impl Accepted {
             () = job.cancel.cancelled() => Err(BackupError::Cut("cancelled")),
         };
         let result = match result {
+            Err(error) => really_failed(&volume, self.committing, error).await,
+            done => done,
+        };
+        let result = match result {
             Ok(gid) => match settle(&volume, self.work).await {
                 Ok(state) => Ok((gid, state)),
                 Err(error) => {
@@ -186,6 +198,7 @@ impl Accepted {
                 volume.unwatch().await;
                 // Dropping the work rolls back to SyncReady, which is what is stored.
                 drop(self.work);
+                resolve::begin(&volume).await;
                 Err(error)
             }
         };
@@ -254,6 +267,7 @@ impl Accepted {
         }
         let snapshot = Snapshot::new(Gid(0), mark.gid).map_err(|e| BackupError::Internal(e.to_string()))?;
         fault::point("storage.backup.commit").map_err(|e| BackupError::Internal(e.to_string()))?;
+        self.committing = Some((status.uuid, mark.gid));
         self.stream.send(&FullCommit { snapshot }).await.map_err(failed)?;
         let Done {} = self.stream.recv().await.map_err(failed)?;
         Ok(mark.gid)
@@ -274,6 +288,25 @@ impl Accepted {
         }
         Ok(())
     }
+}
+
+/// A connection that broke after the commit was sent says nothing: the archive is asked whether it has committed.
+async fn really_failed(
+    volume: &Volume,
+    committing: Option<(Uuid, Gid)>,
+    error: BackupError,
+) -> Result<Gid, BackupError> {
+    let (Some((uuid, gid)), BackupError::Stream { .. }) = (committing, &error) else {
+        return Err(error);
+    };
+    for _ in 0..COMMIT_ASKED {
+        match resolve::ask(volume, uuid).await {
+            resolve::Verdict::Committed => return Ok(gid),
+            resolve::Verdict::NotCommitted => break,
+            resolve::Verdict::Unknown => tokio::time::sleep(COMMIT_ASKED_EVERY).await,
+        }
+    }
+    Err(error)
 }
 
 /// The archive has everything: goes on to Target without ever being seen idle, or to Stopped if somebody asked for a stop.
