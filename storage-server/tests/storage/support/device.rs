@@ -127,7 +127,7 @@ impl Wdev {
             let mut guests = guests.lock().unwrap();
             let guest = guests
                 .entry(name.clone())
-                .or_insert_with(|| NbdClient::connect(path.as_std_path(), &name).unwrap());
+                .or_insert_with(|| connect(path.as_std_path(), &name));
             guest.write(offset, &data).unwrap();
         })
         .await
@@ -143,6 +143,18 @@ impl Wdev {
             let data = (0..blocks * 512).map(|_| (random.next() % 7) as u8).collect();
             self.write(name, offset, data).await;
         }
+    }
+}
+
+/// A device that has just been opened serves its guests a moment later.
+fn connect(socket: &Path, name: &str) -> NbdClient {
+    let began = std::time::Instant::now();
+    loop {
+        match NbdClient::connect(socket, name) {
+            Ok(guest) => return guest,
+            Err(error) => assert!(began.elapsed() < super::PATIENCE, "{name}: {error}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 
