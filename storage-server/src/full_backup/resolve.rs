@@ -41,7 +41,12 @@ fn judge(status: &VolumeStatus, uuid: Uuid) -> Verdict {
 pub(super) async fn ask(volume: &Volume, uuid: Uuid) -> Verdict {
     let shared = &volume.shared;
     let path = format!("/v1/volumes/{}", volume.name);
-    match shared.context.client.get::<VolumeStatus>(&shared.settings.archive, &[Role::Archive], &path).await {
+    match shared
+        .context
+        .client
+        .get::<VolumeStatus>(&shared.settings.archive, &[Role::Archive], &path)
+        .await
+    {
         Ok(status) => judge(&status, uuid),
         Err(error) => {
             tracing::debug!(volume = %volume.name, error = %chain(&error), "the archive cannot be asked about the backup");
@@ -55,7 +60,11 @@ fn is_cut(records: &Records) -> bool {
     let marked = |gid: Gid, mergeable: bool| gid > Gid(0) && gid != Gid::MAX && !mergeable;
     records.state == Static::SyncReady
         && records.uuid != Uuid::NIL
-        && records.queue.iter().chain([&records.done]).any(|record| marked(record.gid, record.mergeable))
+        && records
+            .queue
+            .iter()
+            .chain([&records.done])
+            .any(|record| marked(record.gid, record.mergeable))
 }
 
 /// Clears the matter up in the background, if there is something to clear up.
@@ -91,7 +100,9 @@ async fn clear_up(volume: &Arc<Volume>, uuid: Uuid) {
 
 async fn adopt(volume: &Arc<Volume>) {
     // Somebody may have begun something else meanwhile: then it is theirs to decide.
-    let Ok(work) = volume.occupancy.begin(Command::FullBackup) else { return };
+    let Ok(work) = volume.occupancy.begin(Command::FullBackup) else {
+        return;
+    };
     volume.watch().await;
     match settle(volume, work).await {
         Ok(state) => {
@@ -117,9 +128,22 @@ mod tests {
         assert!(!is_cut(&records), "just made known");
         records.reset(Uuid([1; 16]), Gid(0), Timestamp(1));
         assert!(!is_cut(&records), "the scan was not complete");
-        records.queue.push(LsidGid { lsid: Lsid(9), gid: Gid(1), mergeable: true, timestamp: Timestamp(2) });
-        assert!(!is_cut(&records), "an implicit snapshot of the wlogs that flow during the scan");
-        records.queue.push(LsidGid { lsid: Lsid(9), gid: Gid(2), mergeable: false, timestamp: Timestamp(2) });
+        records.queue.push(LsidGid {
+            lsid: Lsid(9),
+            gid: Gid(1),
+            mergeable: true,
+            timestamp: Timestamp(2),
+        });
+        assert!(
+            !is_cut(&records),
+            "an implicit snapshot of the wlogs that flow during the scan"
+        );
+        records.queue.push(LsidGid {
+            lsid: Lsid(9),
+            gid: Gid(2),
+            mergeable: false,
+            timestamp: Timestamp(2),
+        });
         assert!(is_cut(&records));
         records.state = Static::Target;
         assert!(!is_cut(&records));
