@@ -19,7 +19,8 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: &Path) -> Self {
         std::fs::create_dir_all(at).unwrap();
-        mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=16m")).expect("run as root, to mount a small file system");
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=16m"))
+            .expect("run as root, to mount a small file system");
         Self(at.to_owned())
     }
 }

@@ -35,7 +35,10 @@ impl Pki {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create("test authority", OffsetDateTime::now_utc(), DAY).unwrap();
         let pki = Self { dir, authority };
-        pki.authority.pair().store(&pki.path("ca.pem"), &pki.path("ca.key")).unwrap();
+        pki.authority
+            .pair()
+            .store(&pki.path("ca.pem"), &pki.path("ca.key"))
+            .unwrap();
         pki
     }
 
@@ -43,16 +46,32 @@ impl Pki {
         self.dir.path().join(name)
     }
 
-    fn issue_by(&self, authority: &Authority, role: Role, node: &str, from: OffsetDateTime, life: Duration) -> TlsFiles {
+    fn issue_by(
+        &self,
+        authority: &Authority,
+        role: Role,
+        node: &str,
+        from: OffsetDateTime,
+        life: Duration,
+    ) -> TlsFiles {
         let identity = Identity::new(role, node).unwrap();
         let hosts = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let request = Request { identity: &identity, hosts: &hosts, not_before: from, lifetime: life };
+        let request = Request {
+            identity: &identity,
+            hosts: &hosts,
+            not_before: from,
+            lifetime: life,
+        };
         let files = TlsFiles {
             ca: self.path("ca.pem"),
             cert: self.path(&format!("{node}.pem")),
             key: self.path(&format!("{node}.key")),
         };
-        authority.issue(&request).unwrap().store(&files.cert, &files.key).unwrap();
+        authority
+            .issue(&request)
+            .unwrap()
+            .store(&files.cert, &files.key)
+            .unwrap();
         files
     }
 
@@ -72,7 +91,9 @@ async fn count(mut stream: Stream) {
     loop {
         match stream.recv_bulk().await {
             Ok(Received::Bulk(bulk)) if bulk.tag == 666 => {
-                return stream.fail(&ApiError::new(ErrorCode::NoSpace, "no space left for vol0")).await;
+                return stream
+                    .fail(&ApiError::new(ErrorCode::NoSpace, "no space left for vol0"))
+                    .await;
             }
             Ok(Received::Bulk(bulk)) => {
                 total += u64::from(bulk.raw_len);
@@ -116,9 +137,13 @@ async fn daemon(pki: &Pki) -> (String, Lifecycle) {
     let lifecycle = Lifecycle::new(Duration::from_secs(5));
     let listener = server::bind(&node).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let pool = database::open(Path::new(&dir).join("metadata.sqlite").as_path(), &[]).await.unwrap();
+    let pool = database::open(Path::new(&dir).join("metadata.sqlite").as_path(), &[])
+        .await
+        .unwrap();
     let tls = TlsContext::load(&tls).unwrap();
-    let context = DaemonContext::new(node, tls, lifecycle.clone(), pool).await.unwrap();
+    let context = DaemonContext::new(node, tls, lifecycle.clone(), pool)
+        .await
+        .unwrap();
     let router = Api::<Context>::new(&context)
         .post("/v1/volumes/{vol}/clear", OPERATOR, clear)
         .get("/v1/streams/wlog/{vol}", &[Role::Storage], wlog)
@@ -139,19 +164,40 @@ async fn a_request_is_answered_and_a_wrong_role_is_refused_with_both_named() {
     let operator = client(&pki.issue(Role::Operator, "admin"));
     let info: NodeInfo = operator.get(&address, proxy, "/v1/node").await.unwrap();
     assert_eq!((info.host_type.as_str(), info.node_id.as_str()), ("proxy", "p0"));
-    let _: Empty = operator.post(&address, proxy, "/v1/volumes/vol0/clear", &Empty {}).await.unwrap();
+    let _: Empty = operator
+        .post(&address, proxy, "/v1/volumes/vol0/clear", &Empty {})
+        .await
+        .unwrap();
 
     let viewer = client(&pki.issue(Role::Viewer, "eye"));
-    let refused = viewer.post::<_, Empty>(&address, proxy, "/v1/volumes/vol0/clear", &Empty {}).await;
-    let Err(ClientError::Api(error)) = refused else { panic!("{refused:?}") };
+    let refused = viewer
+        .post::<_, Empty>(&address, proxy, "/v1/volumes/vol0/clear", &Empty {})
+        .await;
+    let Err(ClientError::Api(error)) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(error.code, ErrorCode::Forbidden);
-    assert!(error.message.contains("viewer") && error.message.contains("operator"), "{error}");
+    assert!(
+        error.message.contains("viewer") && error.message.contains("operator"),
+        "{error}"
+    );
 
-    let wrong = operator.get::<NodeInfo>(&address, &[Role::Archive], "/v1/node").await.unwrap_err().to_string();
+    let wrong = operator
+        .get::<NodeInfo>(&address, &[Role::Archive], "/v1/node")
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(wrong.contains("proxy p0") && wrong.contains("archive"), "{wrong}");
-    let bad = operator.post::<_, Empty>(&address, proxy, "/v1/volumes/a_b/clear", &Empty {}).await.unwrap_err();
+    let bad = operator
+        .post::<_, Empty>(&address, proxy, "/v1/volumes/a_b/clear", &Empty {})
+        .await
+        .unwrap_err();
     assert!(bad.to_string().contains("bad volume name \"a_b\""), "{bad}");
-    let none = operator.get::<Empty>(&address, proxy, "/v1/nothing").await.unwrap_err().to_string();
+    let none = operator
+        .get::<Empty>(&address, proxy, "/v1/nothing")
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(none.contains("no route GET /v1/nothing"), "{none}");
 }
 
@@ -162,11 +208,20 @@ async fn expired_and_foreign_certificates_do_not_get_in() {
     let past = OffsetDateTime::now_utc() - 10 * DAY;
     let other = Authority::create("other", past, 30 * DAY).unwrap();
     let cases = [
-        (pki.issue_by(&pki.authority, Role::Operator, "expired", past, DAY), "expired"),
-        (pki.issue_by(&other, Role::Operator, "foreign", past, 20 * DAY), "alert"),
+        (
+            pki.issue_by(&pki.authority, Role::Operator, "expired", past, DAY),
+            "expired",
+        ),
+        (
+            pki.issue_by(&other, Role::Operator, "foreign", past, 20 * DAY),
+            "alert",
+        ),
     ];
     for (files, word) in cases {
-        let error = client(&files).get::<NodeInfo>(&address, &[Role::Proxy], "/v1/node").await.unwrap_err();
+        let error = client(&files)
+            .get::<NodeInfo>(&address, &[Role::Proxy], "/v1/node")
+            .await
+            .unwrap_err();
         let text = chain(&error).to_lowercase();
         assert!(text.contains(word), "{text}");
     }
@@ -177,12 +232,17 @@ async fn a_plain_text_client_is_told_what_it_has_reached() {
     let pki = Pki::new();
     let (address, _life) = daemon(&pki).await;
     let mut tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
-    tcp.write_all(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tcp.write_all(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     // The server closes with our request unread, which may reset the connection after its answer.
     let _ = tcp.read_to_end(&mut answer).await;
     let answer = String::from_utf8(answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("expected TLS"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("expected TLS"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -190,7 +250,10 @@ async fn a_stream_carries_more_than_its_window_and_ends_in_order() {
     let pki = Pki::new();
     let (address, _life) = daemon(&pki).await;
     let storage = client(&pki.issue(Role::Storage, "s0"));
-    let mut stream = storage.open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume()).await.unwrap();
+    let mut stream = storage
+        .open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume())
+        .await
+        .unwrap();
     assert_eq!(stream.peer(), "p0");
     let chunk = Bytes::from(vec![7; 1 << 20]);
     let chunks = 3 * WINDOW / chunk.len() as u64;
@@ -208,7 +271,10 @@ async fn a_peer_that_gives_up_in_the_middle_says_why() {
     let pki = Pki::new();
     let (address, _life) = daemon(&pki).await;
     let storage = client(&pki.issue(Role::Storage, "s0"));
-    let mut stream = storage.open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume()).await.unwrap();
+    let mut stream = storage
+        .open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume())
+        .await
+        .unwrap();
     let chunk = Bytes::from(vec![7; 1 << 20]);
     stream.send_bulk(Bulk::raw(666, chunk.clone())).await.unwrap();
     let mut failure = None;
@@ -219,7 +285,12 @@ async fn a_peer_that_gives_up_in_the_middle_says_why() {
         }
     }
     let failure = failure.expect("the peer has given up");
-    assert_eq!(failure.peer().map(|e| e.code), Some(ErrorCode::NoSpace), "{}", chain(&failure));
+    assert_eq!(
+        failure.peer().map(|e| e.code),
+        Some(ErrorCode::NoSpace),
+        "{}",
+        chain(&failure)
+    );
 }
 
 #[tokio::test]
@@ -227,7 +298,11 @@ async fn only_the_right_role_may_open_a_stream() {
     let pki = Pki::new();
     let (address, _life) = daemon(&pki).await;
     let operator = client(&pki.issue(Role::Operator, "admin"));
-    let error = operator.open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume()).await.err().unwrap();
+    let error = operator
+        .open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume())
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("role operator may not"), "{error}");
 }
 
@@ -237,14 +312,23 @@ async fn a_renewed_certificate_is_used_without_a_restart() {
     let (address, _life) = daemon(&pki).await;
     let operator = client(&pki.issue(Role::Operator, "admin"));
     let before: NodeInfo = operator.get(&address, &[Role::Proxy], "/v1/node").await.unwrap();
-    pki.issue_by(&pki.authority, Role::Proxy, "p0", OffsetDateTime::now_utc(), 2 * DAY);
+    pki.issue_by(
+        &pki.authority,
+        Role::Proxy,
+        "p0",
+        OffsetDateTime::now_utc(),
+        2 * DAY,
+    );
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         let now: NodeInfo = operator.get(&address, &[Role::Proxy], "/v1/node").await.unwrap();
         if now.certificate_expires > before.certificate_expires {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "the new certificate was not taken up");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the new certificate was not taken up"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

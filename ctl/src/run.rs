@@ -33,9 +33,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         .and_then(|runtime| runtime.block_on(cli.command.run(&cli.options, &origin)));
     match result {
         Ok(answer) => print(&answer, cli.options.json),
-        Err(CommandError::Usage(reason)) => {
-            wrong_usage(&reason)
-        }
+        Err(CommandError::Usage(reason)) => wrong_usage(&reason),
         Err(error) => fail(&origin, &error.reason()),
     }
 }
@@ -94,7 +92,11 @@ fn refuse(arguments: &Arguments, error: &clap::Error) -> ExitCode {
     }
     // The first paragraph says what is wrong; the usage behind it is one `-h` away, and one error is one line.
     let text = error.render().to_string();
-    let reason: Vec<_> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let reason: Vec<_> = text
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .map(str::trim)
+        .collect();
     wrong_usage(reason.join(" ").trim_start_matches("error: "))
 }
 

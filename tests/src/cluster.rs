@@ -73,7 +73,12 @@ pub struct VolumeSpec<'a> {
 
 impl Default for VolumeSpec<'_> {
     fn default() -> Self {
-        Self { name: "vol0", size: 64 << 20, pbs: 512, log_size: 256 << 20 }
+        Self {
+            name: "vol0",
+            size: 64 << 20,
+            pbs: 512,
+            log_size: 256 << 20,
+        }
     }
 }
 
@@ -99,10 +104,18 @@ impl Cluster {
         let temporary = tempfile::Builder::new().prefix("walb-test-").tempdir()?;
         let dir = temporary.path().to_owned();
         let pki = Pki::create(&dir.join("pki"))?;
-        let ports: BTreeMap<_, _> = [Role::Storage, Role::Proxy, Role::Archive].map(|r| (r, reserve())).into();
+        let ports: BTreeMap<_, _> = [Role::Storage, Role::Proxy, Role::Archive]
+            .map(|r| (r, reserve()))
+            .into();
         let operator = pki.walbc_config(&pki.issue(identity::Role::Operator, "admin")?, "admin")?;
-        let mut cluster =
-            Self { pki, dir, daemons: BTreeMap::new(), ports, operator, _temporary: temporary };
+        let mut cluster = Self {
+            pki,
+            dir,
+            daemons: BTreeMap::new(),
+            ports,
+            operator,
+            _temporary: temporary,
+        };
         cluster.prepare(options)?;
         for role in Role::ALL {
             cluster.start_daemon(role)?;
@@ -110,7 +123,9 @@ impl Cluster {
         for role in [Role::Archive, Role::Proxy, Role::Storage] {
             cluster.until_up(role)?;
         }
-        until("walb-wdev to come up", PATIENCE, || cluster.wdevc(&["list"]).map(Some))?;
+        until("walb-wdev to come up", PATIENCE, || {
+            cluster.wdevc(&["list"]).map(Some)
+        })?;
         Ok(cluster)
     }
 
@@ -125,8 +140,20 @@ impl Cluster {
         );
         let configs = [
             (Role::Storage, identity::Role::Storage, "s0", storage, None),
-            (Role::Proxy, identity::Role::Proxy, "p0", options.proxy_settings.clone(), options.proxy_dir.clone()),
-            (Role::Archive, identity::Role::Archive, "a0", options.archive_settings.clone(), options.archive_dir.clone()),
+            (
+                Role::Proxy,
+                identity::Role::Proxy,
+                "p0",
+                options.proxy_settings.clone(),
+                options.proxy_dir.clone(),
+            ),
+            (
+                Role::Archive,
+                identity::Role::Archive,
+                "a0",
+                options.archive_settings.clone(),
+                options.archive_dir.clone(),
+            ),
         ];
         for (role, identity, node, settings, data_dir) in configs {
             let tls = self.pki.issue(identity, node)?;
@@ -134,18 +161,33 @@ impl Cluster {
             std::fs::create_dir_all(&data_dir)?;
             let text = format!(
                 "[node]\nlisten = {:?}\ndata_dir = {data_dir:?}\n\n[node.tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n\n[{identity}]\n{settings}\n",
-                address(role), tls.ca, tls.cert, tls.key
+                address(role),
+                tls.ca,
+                tls.cert,
+                tls.key
             );
             let path = dir.join(format!("{node}.toml"));
             std::fs::write(&path, text)?;
             let arguments = vec!["--config".into(), text_of(&path)?];
             let log = dir.join(format!("{node}.log"));
-            self.daemons.insert(role, Daemon::new(role.binary(), binaries::path(role.binary()), arguments, &log));
+            self.daemons.insert(
+                role,
+                Daemon::new(role.binary(), binaries::path(role.binary()), arguments, &log),
+            );
         }
         std::fs::create_dir_all(dir.join("wdev"))?;
-        let arguments =
-            vec!["--dir".into(), text_of(&dir.join("wdev"))?, "--socket".into(), text_of(&self.wdev_socket())?];
-        let wdev = Daemon::new("walb-wdev", binaries::path("walb-wdev"), arguments, &dir.join("wdev.log"));
+        let arguments = vec![
+            "--dir".into(),
+            text_of(&dir.join("wdev"))?,
+            "--socket".into(),
+            text_of(&self.wdev_socket())?,
+        ];
+        let wdev = Daemon::new(
+            "walb-wdev",
+            binaries::path("walb-wdev"),
+            arguments,
+            &dir.join("wdev.log"),
+        );
         self.daemons.insert(Role::Wdev, wdev);
         Ok(())
     }
@@ -161,7 +203,9 @@ impl Cluster {
 
     /// A daemon.
     pub fn daemon(&mut self, role: Role) -> &mut Daemon {
-        self.daemons.get_mut(&role).expect("all four are made at the start")
+        self.daemons
+            .get_mut(&role)
+            .expect("all four are made at the start")
     }
 
     /// Starts a daemon that does not run.
@@ -194,14 +238,19 @@ impl Cluster {
     pub fn walbc_as(&self, config: &Path, role: Role, arguments: &[&str]) -> anyhow::Result<String> {
         let port = self.ports[&role].number.to_string();
         let mut command = Command::new(binaries::path("walbc"));
-        command.env("WALBC_CONFIG", config).args(["-a", "127.0.0.1", "-p", &port]).args(arguments);
+        command
+            .env("WALBC_CONFIG", config)
+            .args(["-a", "127.0.0.1", "-p", &port])
+            .args(arguments);
         output_of(command)
     }
 
     /// Runs wdevc against the cluster's walb-wdev.
     pub fn wdevc(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(binaries::path("wdevc"));
-        command.env("WALB_WDEV_SOCKET", self.wdev_socket()).args(arguments);
+        command
+            .env("WALB_WDEV_SOCKET", self.wdev_socket())
+            .args(arguments);
         output_of(command)
     }
 
@@ -230,7 +279,10 @@ impl Cluster {
         self.walbc(Role::Storage, &["init-vol", volume, &device])?;
         self.walbc(Role::Archive, &["init-vol", volume])?;
         let archive = self.address(Role::Archive);
-        self.walbc(Role::Proxy, &["archive-info", "add", volume, "a0", &archive, "lz4:0:1"])?;
+        self.walbc(
+            Role::Proxy,
+            &["archive-info", "add", volume, "a0", &archive, "lz4:0:1"],
+        )?;
         self.walbc(Role::Proxy, &["start", volume])?;
         Ok(())
     }
@@ -251,20 +303,27 @@ impl Cluster {
     /// Explicit restorable gids.
     pub fn restorable(&self, volume: &str) -> anyhow::Result<Vec<u64>> {
         let text = self.walbc(Role::Archive, &["get", "restorable", volume])?;
-        text.lines().map(|line| Ok(line.split(' ').next().context("empty line")?.parse()?)).collect()
+        text.lines()
+            .map(|line| Ok(line.split(' ').next().context("empty line")?.parse()?))
+            .collect()
     }
 
     /// Waits until a snapshot is restorable.
     pub fn until_restorable(&self, volume: &str, gid: u64, patience: Duration) -> anyhow::Result<()> {
-        until(&format!("snapshot {gid} of {volume} to be restorable"), patience, || {
-            Ok(self.restorable(volume)?.contains(&gid).then_some(()))
-        })
+        until(
+            &format!("snapshot {gid} of {volume} to be restorable"),
+            patience,
+            || Ok(self.restorable(volume)?.contains(&gid).then_some(())),
+        )
     }
 
     /// The newest gid the archive holds for a volume.
     pub fn latest_gid(&self, volume: &str) -> anyhow::Result<u64> {
         let text = self.walbc(Role::Archive, &["get", "latest-snap", volume])?;
-        let gid = text.split('\t').find_map(|f| f.strip_prefix("gid:")).context("latest-snap without gid")?;
+        let gid = text
+            .split('\t')
+            .find_map(|f| f.strip_prefix("gid:"))
+            .context("latest-snap without gid")?;
         Ok(gid.parse()?)
     }
 
@@ -291,7 +350,11 @@ fn text_of(path: &Path) -> anyhow::Result<String> {
 fn output_of(mut command: Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("run {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

@@ -21,20 +21,38 @@ pub struct Daemon {
 impl Daemon {
     /// Prepares one; it does not run yet.
     pub fn new(name: &str, program: PathBuf, arguments: Vec<String>, log: &Path) -> Self {
-        Self { name: name.into(), program, arguments, environment: Vec::new(), log: log.into(), child: None }
+        Self {
+            name: name.into(),
+            program,
+            arguments,
+            environment: Vec::new(),
+            log: log.into(),
+            child: None,
+        }
     }
 
     /// Environment for the next start, e.g. `WALB_FAULT`. An empty list clears it.
     pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
-        self.environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
     }
 
     /// Starts it. Its output is appended to its log.
     pub fn start(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.is_running(), "{} runs already", self.name);
-        let log = File::options().create(true).append(true).open(&self.log).context("open log")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .context("open log")?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         // SAFETY: only an async-signal-safe system call between fork and exec.
         unsafe {
@@ -44,13 +62,19 @@ impl Daemon {
                 Ok(())
             });
         }
-        self.child = Some(command.spawn().with_context(|| format!("start {}", self.program.display()))?);
+        self.child = Some(
+            command
+                .spawn()
+                .with_context(|| format!("start {}", self.program.display()))?,
+        );
         Ok(())
     }
 
     /// Whether the process is alive.
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Process id, if started.
@@ -69,8 +93,14 @@ impl Daemon {
 
     /// SIGTERM, then waits for the end.
     pub fn terminate(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
-        let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
-        if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let mut child = self
+            .child
+            .take()
+            .with_context(|| format!("{} does not run", self.name))?;
+        if let Some(pid) = i32::try_from(child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
         let began = Instant::now();
@@ -81,7 +111,11 @@ impl Daemon {
             if began.elapsed() > patience {
                 child.kill()?;
                 child.wait()?;
-                anyhow::bail!("{} did not stop within {patience:?}\n{}", self.name, self.log_tail());
+                anyhow::bail!(
+                    "{} did not stop within {patience:?}\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -89,14 +123,18 @@ impl Daemon {
 
     /// Waits until it dies by itself (at an armed fault point).
     pub fn wait_for_death(&mut self, patience: Duration) -> anyhow::Result<()> {
-        crate::wait::until(&format!("{} to die", self.name), patience, || Ok((!self.is_running()).then_some(())))?;
+        crate::wait::until(&format!("{} to die", self.name), patience, || {
+            Ok((!self.is_running()).then_some(()))
+        })?;
         self.kill9();
         Ok(())
     }
 
     /// The whole log so far.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+        std::fs::read(&self.log)
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default()
     }
 
     /// The end of the log, for messages.

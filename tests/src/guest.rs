@@ -31,7 +31,10 @@ pub struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { pace: Duration::from_micros(700), max_blocks: 64 }
+        Self {
+            pace: Duration::from_micros(700),
+            max_blocks: 64,
+        }
     }
 }
 
@@ -84,7 +87,9 @@ impl Model {
                 expected == found
             });
             let Some(write) = settled else {
-                anyhow::bail!("block {block} of the device holds none of the writes it may hold: {candidates:?}");
+                anyhow::bail!(
+                    "block {block} of the device holds none of the writes it may hold: {candidates:?}"
+                );
             };
             self.acknowledged[block] = write;
         }
@@ -98,7 +103,10 @@ impl Guest {
         let (orders, inbox) = channel();
         let (socket, export) = (socket.to_owned(), export.to_owned());
         let thread = std::thread::spawn(move || run(&socket, &export, seed, load, &inbox));
-        Ok(Self { orders, thread: Some(thread) })
+        Ok(Self {
+            orders,
+            thread: Some(thread),
+        })
     }
 
     /// Pauses, flushes, reads the whole device, checks it against the model; the guest stays paused. With a path, the
@@ -107,12 +115,17 @@ impl Guest {
         let (answer, inbox) = channel();
         let asked = self.orders.send(Order::Capture(keep.map(Path::to_owned), answer));
         asked.ok().context("the guest has ended early")?;
-        inbox.recv().context("the guest died while it captured the device")?
+        inbox
+            .recv()
+            .context("the guest died while it captured the device")?
     }
 
     /// Goes on writing.
     pub fn resume(&self) -> anyhow::Result<()> {
-        self.orders.send(Order::Resume).ok().context("the guest has ended early")
+        self.orders
+            .send(Order::Resume)
+            .ok()
+            .context("the guest has ended early")
     }
 
     /// Ends it; the number of acknowledged writes.
@@ -144,13 +157,21 @@ fn run(socket: &Path, export: &str, seed: u64, load: Load, inbox: &Receiver<Orde
     let mut random = StdRng::seed_from_u64(seed);
     let mut client = connect(socket, export)?;
     let blocks = usize::try_from(client.size())? / BLOCK;
-    let mut model =
-        Model { seed, acknowledged: vec![0; blocks], uncertain: HashMap::new(), zeroing: HashSet::new() };
+    let mut model = Model {
+        seed,
+        acknowledged: vec![0; blocks],
+        uncertain: HashMap::new(),
+        zeroing: HashSet::new(),
+    };
     let mut done = 0;
     let mut paused = false;
     let mut number = 0_u32;
     loop {
-        let order = if paused { inbox.recv().ok() } else { inbox.try_recv().ok() };
+        let order = if paused {
+            inbox.recv().ok()
+        } else {
+            inbox.try_recv().ok()
+        };
         match order {
             Some(Order::Stop) => break,
             Some(Order::Resume) => paused = false,
@@ -218,15 +239,27 @@ impl Request {
         let kind = match random.random_range(0..40) {
             0 => Kind::Flush,
             1 => Kind::Trim,
-            2 => Kind::Zeroes { no_hole: random.random() },
+            2 => Kind::Zeroes {
+                no_hole: random.random(),
+            },
             3 => Kind::WriteFua,
             _ => Kind::Write,
         };
         let length = random.random_range(1..=max_blocks);
-        Self { kind, first: random.random_range(0..blocks - length), length }
+        Self {
+            kind,
+            first: random.random_range(0..blocks - length),
+            length,
+        }
     }
 
-    fn send(&self, client: &mut NbdClient, model: &Model, number: u32, range: Range<usize>) -> anyhow::Result<()> {
+    fn send(
+        &self,
+        client: &mut NbdClient,
+        model: &Model,
+        number: u32,
+        range: Range<usize>,
+    ) -> anyhow::Result<()> {
         let (offset, bytes) = (self.first * BLOCK as u64, self.length * BLOCK as u64);
         let length = u32::try_from(bytes)?;
         let data = || {

@@ -22,7 +22,10 @@ impl Pki {
         let long_ago = time_now() - 30 * DAY;
         let authority = Authority::create("test authority", long_ago, 60 * DAY)?;
         authority.pair().store(&dir.join("ca.pem"), &dir.join("ca.key"))?;
-        Ok(Self { dir: dir.into(), authority })
+        Ok(Self {
+            dir: dir.into(),
+            authority,
+        })
     }
 
     /// A certificate valid now.
@@ -35,19 +38,42 @@ impl Pki {
         self.issue_for(role, node, time_now() - 20 * DAY)
     }
 
-    fn issue_for(&self, role: Role, node: &str, not_before: time::OffsetDateTime) -> anyhow::Result<TlsFiles> {
+    fn issue_for(
+        &self,
+        role: Role,
+        node: &str,
+        not_before: time::OffsetDateTime,
+    ) -> anyhow::Result<TlsFiles> {
         let identity = Identity::new(role, node)?;
         let hosts = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let request = Request { identity: &identity, hosts: &hosts, not_before, lifetime: DAY };
-        let (cert, key) = (self.dir.join(format!("{node}.pem")), self.dir.join(format!("{node}.key")));
+        let request = Request {
+            identity: &identity,
+            hosts: &hosts,
+            not_before,
+            lifetime: DAY,
+        };
+        let (cert, key) = (
+            self.dir.join(format!("{node}.pem")),
+            self.dir.join(format!("{node}.key")),
+        );
         self.authority.issue(&request)?.store(&cert, &key)?;
-        Ok(TlsFiles { ca: self.dir.join("ca.pem"), cert, key })
+        Ok(TlsFiles {
+            ca: self.dir.join("ca.pem"),
+            cert,
+            key,
+        })
     }
 
     /// A client configuration for walbc that uses these files.
     pub fn walbc_config(&self, files: &TlsFiles, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.dir.join(format!("{name}.toml"));
-        std::fs::write(&path, format!("ca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key))?;
+        std::fs::write(
+            &path,
+            format!(
+                "ca = {:?}\ncert = {:?}\nkey = {:?}\n",
+                files.ca, files.cert, files.key
+            ),
+        )?;
         Ok(path)
     }
 }

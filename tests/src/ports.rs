@@ -20,12 +20,22 @@ pub fn reserve() -> Port {
     for step in 0..16_000 {
         let number = 12_000 + (start + step) % 16_000;
         let path = std::env::temp_dir().join(format!("walb-test-port-{number}.lock"));
-        let Ok(file) = File::options().create(true).truncate(false).write(true).open(path) else { continue };
+        let Ok(file) = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+        else {
+            continue;
+        };
         if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
         if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-            return Port { number, _reserved: file };
+            return Port {
+                number,
+                _reserved: file,
+            };
         }
     }
     panic!("no free port between 12000 and 28000")

@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 /// Calls `attempt` until it gives a value; fails with what the last attempt said once the patience is over.
-pub fn until<T>(what: &str, patience: Duration, mut attempt: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+pub fn until<T>(
+    what: &str,
+    patience: Duration,
+    mut attempt: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
     let began = Instant::now();
     loop {
         let last = match attempt() {

@@ -14,13 +14,22 @@ use walb_tests::{Cluster, Guest, Role, VolumeSpec};
 
 #[test]
 fn a_backup_cut_anywhere_is_done_or_was_never_begun() -> Result<()> {
-    let seed = std::env::var("WALB_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed = std::env::var("WALB_TEST_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
     println!("WALB_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start()?;
     for (round, role) in Role::ALL.iter().cycle().take(12).enumerate() {
         let result = cut_one(&mut cluster, round, *role, &mut random);
-        result.with_context(|| format!("seed {seed}, round {round}, {}\n{}", role.binary(), cluster.logs()))?;
+        result.with_context(|| {
+            format!(
+                "seed {seed}, round {round}, {}\n{}",
+                role.binary(),
+                cluster.logs()
+            )
+        })?;
     }
     Ok(())
 }
@@ -31,9 +40,17 @@ fn state(cluster: &Cluster, role: Role, volume: &str) -> Result<String> {
 
 fn cut_one(cluster: &mut Cluster, round: usize, role: Role, random: &mut StdRng) -> Result<()> {
     let name = format!("vol{round}");
-    let spec = VolumeSpec { name: &name, size: 24 << 20, log_size: 64 << 20, pbs: if round % 2 == 0 { 512 } else { 4096 } };
+    let spec = VolumeSpec {
+        name: &name,
+        size: 24 << 20,
+        log_size: 64 << 20,
+        pbs: if round % 2 == 0 { 512 } else { 4096 },
+    };
     cluster.create_device(&spec)?;
-    let load = Load { pace: Duration::from_millis(2), max_blocks: 64 };
+    let load = Load {
+        pace: Duration::from_millis(2),
+        max_blocks: 64,
+    };
     let guest = Guest::start(&cluster.nbd_socket(&name), &name, round as u64, load)?;
     std::thread::sleep(Duration::from_millis(200));
     cluster.register(&name)?;
@@ -46,14 +63,21 @@ fn cut_one(cluster: &mut Cluster, round: usize, role: Role, random: &mut StdRng)
         cluster.until_up(role)?;
     }
     let settled = until("the two sides to agree", PATIENCE, || {
-        let states = (state(cluster, Role::Storage, &name)?, state(cluster, Role::Archive, &name)?);
+        let states = (
+            state(cluster, Role::Storage, &name)?,
+            state(cluster, Role::Archive, &name)?,
+        );
         match (states.0.as_str(), states.1.as_str()) {
             ("Target", "Archived" | "WdiffRecv") => Ok(Some(true)),
             ("SyncReady", "SyncReady") => Ok(Some(false)),
             _ => bail!("storage {}, archive {}", states.0, states.1),
         }
     })?;
-    println!("round {round}: {} killed, backup {}", role.binary(), if settled { "done" } else { "taken again" });
+    println!(
+        "round {round}: {} killed, backup {}",
+        role.binary(),
+        if settled { "done" } else { "taken again" }
+    );
     if !settled {
         cluster.walbc(Role::Storage, &["full-bkp", &name, "--wait"])?;
     }
@@ -62,7 +86,10 @@ fn cut_one(cluster: &mut Cluster, round: usize, role: Role, random: &mut StdRng)
     guest.resume()?;
     cluster.until_restorable(&name, gid, PATIENCE)?;
     let restored = cluster.restored_digest(&name, gid)?;
-    ensure!(restored == captured, "captured {captured:?}, restored {restored:?}");
+    ensure!(
+        restored == captured,
+        "captured {captured:?}, restored {restored:?}"
+    );
     guest.stop()?;
     Ok(())
 }

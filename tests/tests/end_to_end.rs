@@ -12,13 +12,28 @@ use walb_tests::{Cluster, Guest, Role, VolumeSpec};
 fn two_volumes_of_different_size_and_block_size_are_protected_at_once() -> Result<()> {
     let cluster = Cluster::start()?;
     let specs = [
-        VolumeSpec { name: "small-512", size: 32 << 20, pbs: 512, log_size: 64 << 20 },
-        VolumeSpec { name: "large-4096", size: 96 << 20, pbs: 4096, log_size: 128 << 20 },
+        VolumeSpec {
+            name: "small-512",
+            size: 32 << 20,
+            pbs: 512,
+            log_size: 64 << 20,
+        },
+        VolumeSpec {
+            name: "large-4096",
+            size: 96 << 20,
+            pbs: 4096,
+            log_size: 128 << 20,
+        },
     ];
     let mut guests = Vec::new();
     for (seed, spec) in specs.iter().enumerate() {
         cluster.create_device(spec)?;
-        guests.push(Guest::start(&cluster.nbd_socket(spec.name), spec.name, seed as u64 + 11, Load::default())?);
+        guests.push(Guest::start(
+            &cluster.nbd_socket(spec.name),
+            spec.name,
+            seed as u64 + 11,
+            Load::default(),
+        )?);
         cluster.register(spec.name)?;
     }
     // The backups run while the guests write.
@@ -37,7 +52,12 @@ fn two_volumes_of_different_size_and_block_size_are_protected_at_once() -> Resul
     }
     for (name, gid, captured, round) in &taken {
         cluster.until_restorable(name, *gid, PATIENCE)?;
-        assert_eq!(cluster.restored_digest(name, *gid)?, *captured, "{name} gid {gid} of round {round}\n{}", cluster.logs());
+        assert_eq!(
+            cluster.restored_digest(name, *gid)?,
+            *captured,
+            "{name} gid {gid} of round {round}\n{}",
+            cluster.logs()
+        );
     }
     for guest in guests {
         assert!(guest.stop()? > 0);
@@ -48,7 +68,10 @@ fn two_volumes_of_different_size_and_block_size_are_protected_at_once() -> Resul
 #[test]
 fn a_snapshot_without_new_writes_is_restorable_too() -> Result<()> {
     let cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec { size: 16 << 20, ..VolumeSpec::default() })?;
+    cluster.protect(&VolumeSpec {
+        size: 16 << 20,
+        ..VolumeSpec::default()
+    })?;
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 5, Load::default())?;
     std::thread::sleep(Duration::from_millis(300));
     let captured = guest.capture(None)?;
@@ -64,7 +87,10 @@ fn a_snapshot_without_new_writes_is_restorable_too() -> Result<()> {
 #[test]
 fn writes_reach_the_archive_without_any_command() -> Result<()> {
     let cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec { size: 16 << 20, ..VolumeSpec::default() })?;
+    cluster.protect(&VolumeSpec {
+        size: 16 << 20,
+        ..VolumeSpec::default()
+    })?;
     let _guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 6, Load::default())?;
     let mut latest = cluster.latest_gid("vol0")?;
     for _ in 0..3 {
@@ -80,15 +106,30 @@ fn writes_reach_the_archive_without_any_command() -> Result<()> {
 fn the_log_is_released_as_it_is_delivered_so_that_a_small_ring_never_overflows() -> Result<()> {
     let cluster = Cluster::start()?;
     // The guest writes several times the ring's size.
-    let spec = VolumeSpec { size: 16 << 20, log_size: 24 << 20, ..VolumeSpec::default() };
+    let spec = VolumeSpec {
+        size: 16 << 20,
+        log_size: 24 << 20,
+        ..VolumeSpec::default()
+    };
     cluster.protect(&spec)?;
-    let load = Load { pace: Duration::from_millis(2), max_blocks: 64 };
+    let load = Load {
+        pace: Duration::from_millis(2),
+        max_blocks: 64,
+    };
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 7, load)?;
-    until("the ring to go round three times", Duration::from_secs(120), || {
-        anyhow::ensure!(cluster.wdevc(&["is-log-overflow", "vol0"])? == "0", "overflow\n{}", cluster.logs());
-        let oldest: u64 = cluster.wdevc(&["get-oldest-lsid", "vol0"])?.parse()?;
-        Ok((oldest * 512 > 3 * spec.log_size).then_some(()))
-    })?;
+    until(
+        "the ring to go round three times",
+        Duration::from_secs(120),
+        || {
+            anyhow::ensure!(
+                cluster.wdevc(&["is-log-overflow", "vol0"])? == "0",
+                "overflow\n{}",
+                cluster.logs()
+            );
+            let oldest: u64 = cluster.wdevc(&["get-oldest-lsid", "vol0"])?.parse()?;
+            Ok((oldest * 512 > 3 * spec.log_size).then_some(()))
+        },
+    )?;
     let captured = guest.capture(None)?;
     let gid = cluster.snapshot("vol0")?;
     cluster.until_restorable("vol0", gid, PATIENCE)?;

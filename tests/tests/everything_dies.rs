@@ -13,12 +13,22 @@ use walb_tests::{Cluster, Guest, Role, VolumeSpec};
 
 #[test]
 fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
-    let seed = std::env::var("WALB_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed = std::env::var("WALB_TEST_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
     println!("WALB_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec { size: 16 << 20, log_size: 64 << 20, ..VolumeSpec::default() })?;
-    let load = Load { pace: Duration::from_millis(1), max_blocks: 64 };
+    cluster.protect(&VolumeSpec {
+        size: 16 << 20,
+        log_size: 64 << 20,
+        ..VolumeSpec::default()
+    })?;
+    let load = Load {
+        pace: Duration::from_millis(1),
+        max_blocks: 64,
+    };
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", seed, load)?;
     let mut recorded = Vec::new();
     for round in 0..5 {
@@ -41,7 +51,11 @@ fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
             .with_context(|| format!("seed {seed}, round {round}, order {order:?}\n{}", cluster.logs()))?;
     }
     for (gid, captured) in &recorded {
-        ensure!(cluster.restored_digest("vol0", *gid)? == *captured, "seed {seed}: snapshot {gid}\n{}", cluster.logs());
+        ensure!(
+            cluster.restored_digest("vol0", *gid)? == *captured,
+            "seed {seed}: snapshot {gid}\n{}",
+            cluster.logs()
+        );
     }
     guest.stop()?;
     Ok(())
@@ -50,8 +64,15 @@ fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
 #[test]
 fn an_archive_that_is_away_delays_and_loses_nothing() -> Result<()> {
     let mut cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec { size: 16 << 20, log_size: 256 << 20, ..VolumeSpec::default() })?;
-    let load = Load { pace: Duration::from_millis(2), max_blocks: 64 };
+    cluster.protect(&VolumeSpec {
+        size: 16 << 20,
+        log_size: 256 << 20,
+        ..VolumeSpec::default()
+    })?;
+    let load = Load {
+        pace: Duration::from_millis(2),
+        max_blocks: 64,
+    };
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 21, load)?;
     cluster.daemon(Role::Archive).kill9();
     let mut recorded = Vec::new();
@@ -63,11 +84,19 @@ fn an_archive_that_is_away_delays_and_loses_nothing() -> Result<()> {
     }
     // Meanwhile the log was taken off the device: it waits at the proxy.
     let waiting = cluster.walbc(Role::Proxy, &["get", "proxy-diff", "vol0", "a0"])?;
-    ensure!(!waiting.is_empty(), "nothing waits at the proxy\n{}", cluster.logs());
+    ensure!(
+        !waiting.is_empty(),
+        "nothing waits at the proxy\n{}",
+        cluster.logs()
+    );
     cluster.start_daemon(Role::Archive)?;
     for (gid, captured) in &recorded {
         cluster.until_restorable("vol0", *gid, PATIENCE)?;
-        ensure!(cluster.restored_digest("vol0", *gid)? == *captured, "snapshot {gid}\n{}", cluster.logs());
+        ensure!(
+            cluster.restored_digest("vol0", *gid)? == *captured,
+            "snapshot {gid}\n{}",
+            cluster.logs()
+        );
     }
     Ok(())
 }

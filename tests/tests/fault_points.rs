@@ -77,8 +77,15 @@ fn restart(cluster: &mut Cluster, role: Role, fault: Option<&str>) -> Result<()>
 #[test]
 fn a_transfer_cut_at_any_point_is_repeated_and_right() -> Result<()> {
     let mut cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec { size: 8 << 20, log_size: 64 << 20, ..VolumeSpec::default() })?;
-    let load = Load { pace: Duration::from_millis(1), max_blocks: 32 };
+    cluster.protect(&VolumeSpec {
+        size: 8 << 20,
+        log_size: 64 << 20,
+        ..VolumeSpec::default()
+    })?;
+    let load = Load {
+        pace: Duration::from_millis(1),
+        max_blocks: 32,
+    };
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 41, load)?;
     for (role, point) in TRANSFER {
         let result = (|| {
@@ -89,7 +96,10 @@ fn a_transfer_cut_at_any_point_is_repeated_and_right() -> Result<()> {
             let gid = until("a snapshot", PATIENCE, || cluster.snapshot("vol0").map(Some))?;
             guest.resume()?;
             cluster.until_restorable("vol0", gid, PATIENCE)?;
-            ensure!(cluster.restored_digest("vol0", gid)? == captured, "snapshot {gid} differs");
+            ensure!(
+                cluster.restored_digest("vol0", gid)? == captured,
+                "snapshot {gid} differs"
+            );
             anyhow::Ok(())
         })();
         result.with_context(|| format!("{point}\n{}", cluster.logs()))?;
@@ -110,8 +120,16 @@ fn a_full_backup_cut_at_any_point_is_done_or_was_never_begun() -> Result<()> {
 }
 
 fn one_backup(cluster: &mut Cluster, name: &str, role: Role, point: &str, committed: bool) -> Result<()> {
-    cluster.create_device(&VolumeSpec { name, size: 8 << 20, log_size: 16 << 20, pbs: 512 })?;
-    let load = Load { pace: Duration::from_millis(4), max_blocks: 32 };
+    cluster.create_device(&VolumeSpec {
+        name,
+        size: 8 << 20,
+        log_size: 16 << 20,
+        pbs: 512,
+    })?;
+    let load = Load {
+        pace: Duration::from_millis(4),
+        max_blocks: 32,
+    };
     let guest = Guest::start(&cluster.nbd_socket(name), name, 43, load)?;
     cluster.register(name)?;
     restart(cluster, role, Some(point))?;
@@ -120,7 +138,9 @@ fn one_backup(cluster: &mut Cluster, name: &str, role: Role, point: &str, commit
             return Ok(Some(()));
         }
         // Refused while the daemon is still starting; cut off when it dies at the very beginning.
-        cluster.walbc(Role::Storage, &["full-bkp", name]).map(|_| Some(()))
+        cluster
+            .walbc(Role::Storage, &["full-bkp", name])
+            .map(|_| Some(()))
     })?;
     cluster.daemon(role).wait_for_death(PATIENCE)?;
     restart(cluster, role, None)?;
@@ -144,7 +164,10 @@ fn one_backup(cluster: &mut Cluster, name: &str, role: Role, point: &str, commit
     let captured = guest.capture(None)?;
     let gid = cluster.snapshot(name)?;
     cluster.until_restorable(name, gid, PATIENCE)?;
-    ensure!(cluster.restored_digest(name, gid)? == captured, "snapshot {gid} differs");
+    ensure!(
+        cluster.restored_digest(name, gid)? == captured,
+        "snapshot {gid} differs"
+    );
     guest.stop()?;
     cluster.wdevc(&["delete-wdev", name, "-f"]).map(drop)
 }

@@ -50,17 +50,38 @@ fn header(kind: u8, length: u32) -> Vec<u8> {
 #[test]
 fn nonsense_behind_the_upgrade_is_named_and_harms_nobody() -> Result<()> {
     let cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec { size: 8 << 20, log_size: 16 << 20, ..VolumeSpec::default() })?;
+    cluster.protect(&VolumeSpec {
+        size: 8 << 20,
+        log_size: 16 << 20,
+        ..VolumeSpec::default()
+    })?;
     let too_long = header(1, 1 << 30);
     let wrong_checksum = header(1, 0);
     let cases: [(&str, &[u8], &str); 4] = [
-        ("garbage", b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\nand more of it", "unknown kind of frame"),
-        ("a frame longer than allowed", &too_long, "frame too long: at most 65536 bytes allowed, 1073741824 announced"),
+        (
+            "garbage",
+            b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\nand more of it",
+            "unknown kind of frame",
+        ),
+        (
+            "a frame longer than allowed",
+            &too_long,
+            "frame too long: at most 65536 bytes allowed, 1073741824 announced",
+        ),
         ("a wrong checksum", &wrong_checksum, "frame checksum mismatch"),
-        ("bulk before the handshake", &header_with_sum(2), "expected a message, found Bulk"),
+        (
+            "bulk before the handshake",
+            &header_with_sum(2),
+            "expected a message, found Bulk",
+        ),
     ];
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for (role, path) in [(Role::Proxy, "/v1/streams/wlog/vol0"), (Role::Archive, "/v1/streams/full-backup/vol0")] {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    for (role, path) in [
+        (Role::Proxy, "/v1/streams/wlog/vol0"),
+        (Role::Archive, "/v1/streams/full-backup/vol0"),
+    ] {
         for (what, bytes, told) in &cases {
             let answer = runtime.block_on(async {
                 let mut tls = upgraded(&cluster, role, path).await?;
@@ -68,7 +89,10 @@ fn nonsense_behind_the_upgrade_is_named_and_harms_nobody() -> Result<()> {
                 tls.flush().await?;
                 rest(tls).await
             })?;
-            ensure!(answer.contains(told), "{what} to {role:?}: expected {told:?}, found {answer:?}");
+            ensure!(
+                answer.contains(told),
+                "{what} to {role:?}: expected {told:?}, found {answer:?}"
+            );
         }
     }
     let gid = cluster.snapshot("vol0")?;
@@ -86,9 +110,13 @@ fn header_with_sum(kind: u8) -> Vec<u8> {
 #[test]
 fn a_stream_of_the_wrong_role_is_refused_before_the_upgrade() -> Result<()> {
     let cluster = Cluster::start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     // A storage may not send wdiffs; only proxies may.
-    let error = runtime.block_on(upgraded(&cluster, Role::Archive, "/v1/streams/wdiff/vol0")).err();
+    let error = runtime
+        .block_on(upgraded(&cluster, Role::Archive, "/v1/streams/wdiff/vol0"))
+        .err();
     let error = error.context("a storage was let in as a proxy")?.to_string();
     ensure!(error.contains("403"), "{error}");
     Ok(())

@@ -23,9 +23,15 @@ type Recorded = Vec<(u64, Captured)>;
 fn check_all(cluster: &Cluster, recorded: &Recorded) -> Result<()> {
     let restorable = cluster.restorable("vol0")?;
     for (gid, captured) in recorded {
-        ensure!(restorable.contains(gid), "snapshot {gid} was restorable and is no longer: {restorable:?}");
+        ensure!(
+            restorable.contains(gid),
+            "snapshot {gid} was restorable and is no longer: {restorable:?}"
+        );
         let found = cluster.restored_digest("vol0", *gid)?;
-        ensure!(found == *captured, "snapshot {gid}: recorded {captured:?}, restored {found:?}");
+        ensure!(
+            found == *captured,
+            "snapshot {gid}: recorded {captured:?}, restored {found:?}"
+        );
     }
     Ok(())
 }
@@ -45,11 +51,17 @@ fn rounds(cluster: &mut Cluster, guest: &Guest, role: Role, random: &mut StdRng)
         std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
         cluster.daemon(role).kill9();
         std::thread::sleep(Duration::from_millis(random.random_range(0..200)));
-        let before = if role == Role::Archive { 0 } else { cluster.latest_gid("vol0")? };
+        let before = if role == Role::Archive {
+            0
+        } else {
+            cluster.latest_gid("vol0")?
+        };
         cluster.start_daemon(role)?;
 
         if let Some((gid, captured)) = on_its_way {
-            cluster.until_restorable("vol0", gid, PATIENCE).with_context(|| format!("round {round}"))?;
+            cluster
+                .until_restorable("vol0", gid, PATIENCE)
+                .with_context(|| format!("round {round}"))?;
             recorded.push((gid, captured));
         }
         until("transfers to go on by themselves", PATIENCE, || {
@@ -59,7 +71,12 @@ fn rounds(cluster: &mut Cluster, guest: &Guest, role: Role, random: &mut StdRng)
         .with_context(|| format!("round {round}"))?;
         // The newest and one of the older ones now, all of them at the end.
         let sample = random.random_range(0..recorded.len().max(1));
-        let some: Recorded = recorded.get(sample).into_iter().chain(recorded.last()).cloned().collect();
+        let some: Recorded = recorded
+            .get(sample)
+            .into_iter()
+            .chain(recorded.last())
+            .cloned()
+            .collect();
         check_all(cluster, &some).with_context(|| format!("round {round}"))?;
     }
     let captured = guest.capture(None)?;
@@ -75,9 +92,17 @@ fn survives_kills_of(role: Role) -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start()?;
     let pbs = if random.random() { 512 } else { 4096 };
-    let spec = VolumeSpec { size: 16 << 20, log_size: 64 << 20, pbs, ..VolumeSpec::default() };
+    let spec = VolumeSpec {
+        size: 16 << 20,
+        log_size: 64 << 20,
+        pbs,
+        ..VolumeSpec::default()
+    };
     cluster.create_device(&spec)?;
-    let load = Load { pace: Duration::from_millis(1), max_blocks: 64 };
+    let load = Load {
+        pace: Duration::from_millis(1),
+        max_blocks: 64,
+    };
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", seed, load)?;
     cluster.register("vol0")?;
     cluster.walbc(Role::Storage, &["full-bkp", "vol0", "--wait"])?;

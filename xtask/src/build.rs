@@ -22,5 +22,9 @@ pub fn binaries(release: bool) -> Result<PathBuf> {
     let exe = std::env::current_exe().context("our own path")?;
     let profile = exe.parent().context("our own directory")?;
     let target = profile.parent().context("target directory")?;
-    Ok(if release { target.join("release") } else { profile.to_owned() })
+    Ok(if release {
+        target.join("release")
+    } else {
+        profile.to_owned()
+    })
 }

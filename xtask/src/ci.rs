@@ -22,7 +22,18 @@ pub fn all() -> Result<()> {
     step("formatting");
     visibly("cargo", &["fmt", "--all", "--check"])?;
     step("lints");
-    visibly("cargo", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    visibly(
+        "cargo",
+        &[
+            "clippy",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    )?;
     step("quickstart");
     quickstart::run(&quickstart::Options::small())?;
     step("tests");

@@ -16,7 +16,10 @@ use clap::{Parser, Subcommand};
 
 /// Developer commands.
 #[derive(Parser)]
-#[command(name = "cargo xtask", after_help = "Example: cargo xtask quickstart --size 256m")]
+#[command(
+    name = "cargo xtask",
+    after_help = "Example: cargo xtask quickstart --size 256m"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -31,7 +31,11 @@ pub const TESTS: &[Need] = &[
 
 /// Installs what is missing.
 pub fn ensure(needs: &[Need]) -> Result<()> {
-    let mut packages: Vec<_> = needs.iter().filter(|(program, _)| !is_there(program)).map(|(_, p)| *p).collect();
+    let mut packages: Vec<_> = needs
+        .iter()
+        .filter(|(program, _)| !is_there(program))
+        .map(|(_, p)| *p)
+        .collect();
     packages.sort_unstable();
     packages.dedup();
     if packages.is_empty() {
@@ -50,14 +54,21 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(std::process::Stdio::null());
     // What apt tells is of interest only when it fails.
-    crate::run::output(&mut command).map(drop).context("install packages (this needs root and Debian's apt)")
+    crate::run::output(&mut command)
+        .map(drop)
+        .context("install packages (this needs root and Debian's apt)")
 }
 
 fn is_there(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| std::path::Path::new(dir).join(program).is_file())
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .any(|dir| std::path::Path::new(dir).join(program).is_file())
 }
 
 /// Fails unless we are root.

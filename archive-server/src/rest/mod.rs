@@ -26,7 +26,11 @@ pub(crate) fn router(server: &ArchiveServer) -> Router {
         .get("/v1/status", READER, status::status)
         .get("/v1/volumes", READER, status::volumes)
         // A storage asks here whether a backup that was cut has been committed.
-        .get("/v1/volumes/{vol}", &[Role::Operator, Role::Viewer, Role::Storage], status::volume)
+        .get(
+            "/v1/volumes/{vol}",
+            &[Role::Operator, Role::Viewer, Role::Storage],
+            status::volume,
+        )
         .get("/v1/volumes/{vol}/diffs", READER, lists::diffs)
         .get(
             "/v1/volumes/{vol}/applicable-diffs",

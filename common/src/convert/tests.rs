@@ -175,7 +175,7 @@ fn discarding_a_whole_device_takes_few_pieces() {
     let mut reader = wdiff_reader(indexed_wdiff(&ios, Uuid::NIL, Compression::None, DEFAULT_MAX_IO));
     let pieces = records(|| reader.next_record().unwrap());
     assert!(pieces.len() < 100, "{}", pieces.len());
-    assert_eq!(pieces.iter().map(|p| p.1.0).sum::<u64>(), u32::MAX.into());
+    assert_eq!(pieces.iter().map(|p| p.1.0).sum::<u64>(), u64::from(u32::MAX));
 }
 
 #[test]

@@ -43,14 +43,23 @@ impl DaemonContext {
         let client = Client::new(tls.clone(), timeout, timeout);
         let jobs = Jobs::open(pool, lifecycle.clone()).await?;
         let foreground = Arc::new(Semaphore::new(node.max_foreground_tasks));
-        Ok(Arc::new(Self { node, tls, client, lifecycle, jobs, started: Timestamp::now(), foreground }))
+        Ok(Arc::new(Self {
+            node,
+            tls,
+            client,
+            lifecycle,
+            jobs,
+            started: Timestamp::now(),
+            foreground,
+        }))
     }
 
     /// A place among the foreground tasks, or the refusal.
     pub fn foreground(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.foreground.clone().try_acquire_owned().map_err(|_| {
             let max = self.node.max_foreground_tasks;
-            ApiError::new(ErrorCode::Limit, format!("exceeds max foreground tasks:{max}")).hint("try again later")
+            ApiError::new(ErrorCode::Limit, format!("exceeds max foreground tasks:{max}"))
+                .hint("try again later")
         })
     }
 

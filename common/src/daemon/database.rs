@@ -53,7 +53,10 @@ const JOBS: (i64, &str, &str) = (
 
 /// Opens (or creates) a database and brings its schema up to date. `migrations`: version (from 1000), name, SQL; a
 /// migration that has once been released is never changed.
-pub async fn open(path: &Path, migrations: &[(i64, &'static str, &'static str)]) -> Result<SqlitePool, OpenError> {
+pub async fn open(
+    path: &Path,
+    migrations: &[(i64, &'static str, &'static str)],
+) -> Result<SqlitePool, OpenError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -66,14 +69,22 @@ pub async fn open(path: &Path, migrations: &[(i64, &'static str, &'static str)])
         .max_connections(1)
         .connect_with(options)
         .await
-        .map_err(|source| OpenError::Open { path: path.to_owned(), source })?;
-    let list = std::iter::once(&JOBS).chain(migrations).map(|&(version, name, sql)| {
-        let sql = sqlx::SqlSafeStr::into_sql_str(sql);
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql, false)
-    });
+        .map_err(|source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    let list = std::iter::once(&JOBS)
+        .chain(migrations)
+        .map(|&(version, name, sql)| {
+            let sql = sqlx::SqlSafeStr::into_sql_str(sql);
+            Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql, false)
+        });
     Migrator::with_migrations(list.collect())
         .run(&pool)
         .await
-        .map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
+        .map_err(|source| OpenError::Migrate {
+            path: path.to_owned(),
+            source,
+        })?;
     Ok(pool)
 }

@@ -15,7 +15,8 @@ use crate::wire::identity::Identity;
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, axum::Json(self)).into_response()
     }
 }
@@ -27,9 +28,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bad = |detail: String| ApiError::new(ErrorCode::BadRequest, detail);
-        let bytes = Bytes::from_request(request, state).await.map_err(|e| bad(format!("request body: {e}")))?;
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|e| bad(format!("request body: {e}")))?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(text).map(Self).map_err(|e| bad(format!("request body: {e}")))
+        serde_json::from_slice(text)
+            .map(Self)
+            .map_err(|e| bad(format!("request body: {e}")))
     }
 }
 
@@ -37,7 +42,9 @@ async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> 
     let Path(map) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
         .await
         .map_err(|e| ApiError::new(ErrorCode::BadRequest, format!("request path: {e}")))?;
-    map.get(name).cloned().ok_or_else(|| ApiError::new(ErrorCode::BadRequest, format!("request path has no {name}")))
+    map.get(name)
+        .cloned()
+        .ok_or_else(|| ApiError::new(ErrorCode::BadRequest, format!("request path has no {name}")))
 }
 
 /// `{vol}` of the path.
@@ -68,10 +75,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let name = parameter(parts, state, "name").await?;
         // The rule for archive names is that of node ids.
-        Identity::new(crate::wire::identity::Role::Archive, &name)
-            .map_err(|_| crate::types::ParseError::new("archive name", &name, "1 to 64 characters of 0-9 a-z A-Z - _ ."))?;
+        Identity::new(crate::wire::identity::Role::Archive, &name).map_err(|_| {
+            crate::types::ParseError::new("archive name", &name, "1 to 64 characters of 0-9 a-z A-Z - _ .")
+        })?;
         if name.starts_with('.') {
-            return Err(crate::types::ParseError::new("archive name", &name, "no dot at the beginning").into());
+            return Err(
+                crate::types::ParseError::new("archive name", &name, "no dot at the beginning").into(),
+            );
         }
         Ok(Self(name))
     }
@@ -97,8 +107,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         // The server puts it there for every connection; without it nobody was authenticated.
-        parts.extensions.get::<Identity>().cloned().map(Self).ok_or_else(|| {
-            ApiError::new(ErrorCode::Forbidden, "no authenticated peer on this connection")
-        })
+        parts
+            .extensions
+            .get::<Identity>()
+            .cloned()
+            .map(Self)
+            .ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "no authenticated peer on this connection"))
     }
 }

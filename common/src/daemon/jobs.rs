@@ -48,11 +48,21 @@ struct Counters {
 
 impl Counters {
     fn read(&self) -> Progress {
-        let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let (done, total) = (
+            self.done.load(Ordering::Relaxed),
+            self.total.load(Ordering::Relaxed),
+        );
+        let millis = u64::try_from(self.began.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let rate = done.saturating_mul(1000) / millis;
         let eta_seconds = (rate > 0 && total >= done).then(|| (total - done) / rate);
-        Progress { done, total, rate, eta_seconds }
+        Progress {
+            done,
+            total,
+            rate,
+            eta_seconds,
+        }
     }
 }
 
@@ -68,18 +78,30 @@ impl Jobs {
     /// Takes up the stored list. A job that was running when the process died failed with that reason: every action
     /// rolls back or heals by itself at start, so nothing is resumed here.
     pub async fn open(pool: SqlitePool, lifecycle: Lifecycle) -> Result<Self, sqlx::Error> {
-        let error = ApiError::new(ErrorCode::Unavailable, "the daemon was restarted while the job was running");
+        let error = ApiError::new(
+            ErrorCode::Unavailable,
+            "the daemon was restarted while the job was running",
+        );
         let error = serde_json::to_string(&error).unwrap_or_default();
         sqlx::query("UPDATE job SET state = 'failed', ended = ?, error = ? WHERE state = 'running'")
             .bind(signed(Timestamp::now().0))
             .bind(error)
             .execute(&pool)
             .await?;
-        Ok(Self { pool, lifecycle, running: Arc::default() })
+        Ok(Self {
+            pool,
+            lifecycle,
+            running: Arc::default(),
+        })
     }
 
     /// Accepts a job and runs it in the background; answers with its number.
-    pub async fn start<F, W>(&self, kind: &'static str, volume: Option<&VolumeName>, work: W) -> Result<u64, ApiError>
+    pub async fn start<F, W>(
+        &self,
+        kind: &'static str,
+        volume: Option<&VolumeName>,
+        work: W,
+    ) -> Result<u64, ApiError>
     where
         W: FnOnce(JobContext) -> F,
         F: Future<Output = Result<serde_json::Value, ApiError>> + Send + 'static,
@@ -92,8 +114,15 @@ impl Jobs {
             .await
             .map_err(|e| ApiError::internal(&e))?;
         let id = row.last_insert_rowid().unsigned_abs();
-        let progress = Arc::new(Counters { done: 0.into(), total: 0.into(), began: Instant::now() });
-        let context = JobContext { cancel: self.lifecycle.aborting().child_token(), progress };
+        let progress = Arc::new(Counters {
+            done: 0.into(),
+            total: 0.into(),
+            began: Instant::now(),
+        });
+        let context = JobContext {
+            cancel: self.lifecycle.aborting().child_token(),
+            progress,
+        };
         self.lock().insert(id, context.clone());
         let future = work(context.clone());
         let (jobs, volume) = (self.clone(), volume.cloned());
@@ -126,7 +155,11 @@ impl Jobs {
         let (state, value, error) = match result {
             Ok(value) => ("succeeded", Some(value.to_string()), None),
             Err(error) => {
-                let state = if context.cancel.is_cancelled() { "cancelled" } else { "failed" };
+                let state = if context.cancel.is_cancelled() {
+                    "cancelled"
+                } else {
+                    "failed"
+                };
                 (state, None, serde_json::to_string(error).ok())
             }
         };
@@ -165,7 +198,10 @@ impl Jobs {
             .fetch_all(&self.pool)
             .await
             .map_err(|e| ApiError::internal(&e))?;
-        rows.iter().map(|row| self.job(row)).collect::<Result<_, _>>().map_err(|e| ApiError::internal(&e))
+        rows.iter()
+            .map(|row| self.job(row))
+            .collect::<Result<_, _>>()
+            .map_err(|e| ApiError::internal(&e))
     }
 
     /// Asks a running job to end; it does at its next safe point.
@@ -188,7 +224,11 @@ impl Jobs {
             "cancelled" => JobState::Cancelled,
             _ => JobState::Failed,
         };
-        let progress = self.lock().get(&id).map(|c| c.progress.read()).unwrap_or_default();
+        let progress = self
+            .lock()
+            .get(&id)
+            .map(|c| c.progress.read())
+            .unwrap_or_default();
         let text = |column: &str| row.try_get::<Option<String>, _>(column);
         Ok(Job {
             id,
@@ -196,7 +236,9 @@ impl Jobs {
             volume: row.try_get("volume")?,
             state,
             started: Timestamp(row.try_get::<i64, _>("started")?.unsigned_abs()),
-            ended: row.try_get::<Option<i64>, _>("ended")?.map(|t| Timestamp(t.unsigned_abs())),
+            ended: row
+                .try_get::<Option<i64>, _>("ended")?
+                .map(|t| Timestamp(t.unsigned_abs())),
             progress,
             result: text("result")?.and_then(|t| serde_json::from_str(&t).ok()),
             error: text("error")?.and_then(|t| serde_json::from_str(&t).ok()),

@@ -92,7 +92,11 @@ impl Lifecycle {
         tokio::spawn(async move {
             let ended = handle.await;
             if !life.0.stop.is_cancelled() {
-                tracing::error!(task = name, panicked = ended.is_err(), "essential task ended; stopping");
+                tracing::error!(
+                    task = name,
+                    panicked = ended.is_err(),
+                    "essential task ended; stopping"
+                );
                 life.0.failed.store(true, Ordering::SeqCst);
                 life.stop();
             }
@@ -109,7 +113,11 @@ impl Lifecycle {
             () = tokio::time::sleep(self.0.grace) => tracing::warn!("grace is over: what was still running is cut"),
         }
         self.0.abort.cancel();
-        if self.0.failed.load(Ordering::SeqCst) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        if self.0.failed.load(Ordering::SeqCst) {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
     }
 }
 

@@ -64,12 +64,16 @@ impl From<NotNow> for ApiError {
     fn from(error: NotNow) -> Self {
         let code = match &error {
             NotNow::Refused(Refused::State { .. }) => ErrorCode::WrongState,
-            NotNow::Refused(Refused::Action { .. }) | NotNow::Stopping | NotNow::AlreadyStopping
+            NotNow::Refused(Refused::Action { .. })
+            | NotNow::Stopping
+            | NotNow::AlreadyStopping
             | NotNow::NotAtRest { .. } => ErrorCode::Busy,
         };
         let api = ApiError::new(code, error.to_string());
         match &error {
-            NotNow::Refused(Refused::State { state, .. }) | NotNow::NotAtRest { state, .. } => api.state(state),
+            NotNow::Refused(Refused::State { state, .. }) | NotNow::NotAtRest { state, .. } => {
+                api.state(state)
+            }
             _ => api,
         }
     }
@@ -95,14 +99,27 @@ impl<M: Machine> View<M> {
     }
 
     fn names_of_running(&self) -> String {
-        let names: Vec<_> = self.actions.iter().filter(|(_, (n, _))| *n > 0).map(|(a, _)| a.name()).collect();
-        if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+        let names: Vec<_> = self
+            .actions
+            .iter()
+            .filter(|(_, (n, _))| *n > 0)
+            .map(|(a, _)| a.name())
+            .collect();
+        if names.is_empty() {
+            "nothing".to_owned()
+        } else {
+            names.join(", ")
+        }
     }
 }
 
 impl<M: Machine> Clone for View<M> {
     fn clone(&self) -> Self {
-        Self { state: self.state, actions: self.actions.clone(), stopping: self.stopping }
+        Self {
+            state: self.state,
+            actions: self.actions.clone(),
+            stopping: self.stopping,
+        }
     }
 }
 
@@ -123,8 +140,15 @@ struct Inner<M: Machine> {
 impl<M: Machine> Occupancy<M> {
     /// A volume at rest in `state`.
     pub fn new(state: M::Static) -> Self {
-        let view = View { state: State::Static(state), actions: HashMap::new(), stopping: None };
-        Self(Arc::new(Inner { view: watch::Sender::new(view), force: Mutex::default() }))
+        let view = View {
+            state: State::Static(state),
+            actions: HashMap::new(),
+            stopping: None,
+        };
+        Self(Arc::new(Inner {
+            view: watch::Sender::new(view),
+            force: Mutex::default(),
+        }))
     }
 
     /// A look at it.
@@ -165,13 +189,24 @@ impl<M: Machine> Occupancy<M> {
                     return Err(NotNow::Stopping);
                 }
                 allowed::<M>(view, command)?;
-                let found = M::MOVES.iter().find(|m| State::Static(m.from) == view.state && m.by == command);
+                let found = M::MOVES
+                    .iter()
+                    .find(|m| State::Static(m.from) == view.state && m.by == command);
                 let found = found.ok_or_else(|| Refused::State {
                     state: view.state.name(),
-                    expected: M::MOVES.iter().filter(|m| m.by == command).map(|m| m.from.name()).collect(),
+                    expected: M::MOVES
+                        .iter()
+                        .filter(|m| m.by == command)
+                        .map(|m| m.from.name())
+                        .collect(),
                 })?;
                 view.state = State::Dynamic(found.through);
-                Ok(Work { occupancy: self.clone(), from: found.from, to: found.to, settled: false })
+                Ok(Work {
+                    occupancy: self.clone(),
+                    from: found.from,
+                    to: found.to,
+                    settled: false,
+                })
             })();
             result.is_ok()
         });
@@ -186,7 +221,10 @@ impl<M: Machine> Occupancy<M> {
                 allowed::<M>(view, command).map(|()| {
                     let entry = view.actions.entry(action).or_default();
                     *entry = (entry.0 + 1, Timestamp::now());
-                    Running { occupancy: self.clone(), action }
+                    Running {
+                        occupancy: self.clone(),
+                        action,
+                    }
                 })
             } else {
                 Err(NotNow::Stopping)
@@ -202,7 +240,9 @@ impl<M: Machine> Occupancy<M> {
         self.0.view.send_if_modified(|view| {
             if view.stopping.is_none() {
                 view.stopping = Some(mode);
-                result = Ok(Stopping { occupancy: self.clone() });
+                result = Ok(Stopping {
+                    occupancy: self.clone(),
+                });
             }
             result.is_ok()
         });
@@ -215,7 +255,10 @@ impl<M: Machine> Occupancy<M> {
     /// Waits until a condition holds, at most so long; answers whether it does.
     pub async fn wait_for(&self, within: Duration, mut condition: impl FnMut(&View<M>) -> bool) -> bool {
         let mut watch = self.0.view.subscribe();
-        matches!(tokio::time::timeout(within, watch.wait_for(|view| condition(view))).await, Ok(Ok(_)))
+        matches!(
+            tokio::time::timeout(within, watch.wait_for(|view| condition(view))).await,
+            Ok(Ok(_))
+        )
     }
 
     fn force(&self) -> MutexGuard<'_, CancellationToken> {
@@ -224,7 +267,8 @@ impl<M: Machine> Occupancy<M> {
 }
 
 fn allowed<M: Machine>(view: &View<M>, command: M::Command) -> Result<(), NotNow> {
-    crate::state::check_rule(M::RULES, command, view.state, |action| view.running(action) > 0).map_err(NotNow::Refused)
+    crate::state::check_rule(M::RULES, command, view.state, |action| view.running(action) > 0)
+        .map_err(NotNow::Refused)
 }
 
 /// Foreground work: the volume is in its dynamic state until this is committed or dropped (then it rolls back).
@@ -254,17 +298,36 @@ impl<M: Machine> Work<M> {
         self.settled = true;
         let Some(next) = M::MOVES.iter().find(|m| m.from == to && m.by == command) else {
             self.settled = false;
-            let expected = M::MOVES.iter().filter(|m| m.by == command).map(|m| m.from.name()).collect();
-            return Err(Refused::State { state: to.name(), expected }.into());
+            let expected = M::MOVES
+                .iter()
+                .filter(|m| m.by == command)
+                .map(|m| m.from.name())
+                .collect();
+            return Err(Refused::State {
+                state: to.name(),
+                expected,
+            }
+            .into());
         };
-        occupancy.0.view.send_modify(|view| view.state = State::Dynamic(next.through));
-        Ok(Self { occupancy, from: next.from, to: next.to, settled: false })
+        occupancy
+            .0
+            .view
+            .send_modify(|view| view.state = State::Dynamic(next.through));
+        Ok(Self {
+            occupancy,
+            from: next.from,
+            to: next.to,
+            settled: false,
+        })
     }
 
     fn settle(&mut self, state: M::Static) {
         if !self.settled {
             self.settled = true;
-            self.occupancy.0.view.send_modify(|view| view.state = State::Static(state));
+            self.occupancy
+                .0
+                .view
+                .send_modify(|view| view.state = State::Static(state));
         }
     }
 }
@@ -305,7 +368,11 @@ impl<M: Machine> Stopping<M> {
             return Ok(());
         }
         let view = self.occupancy.view();
-        Err(NotNow::NotAtRest { after: within, state: view.state.name(), running: view.names_of_running() })
+        Err(NotNow::NotAtRest {
+            after: within,
+            state: view.state.name(),
+            running: view.names_of_running(),
+        })
     }
 
     /// Enters the dynamic state of the stop's own command.
@@ -335,7 +402,8 @@ impl Machine for Storage {
     type Command = crate::state::storage::Command;
     type Action = crate::state::storage::Action;
     const MOVES: &'static [Move<Self::Static, Self::Dynamic, Self::Command>] = crate::state::storage::MOVES;
-    const RULES: &'static [Rule<Self::Static, Self::Dynamic, Self::Command, Self::Action>] = crate::state::storage::RULES;
+    const RULES: &'static [Rule<Self::Static, Self::Dynamic, Self::Command, Self::Action>] =
+        crate::state::storage::RULES;
 }
 
 /// The proxy role's tables.
@@ -346,7 +414,8 @@ impl Machine for Proxy {
     type Command = crate::state::proxy::Command;
     type Action = crate::state::proxy::Action;
     const MOVES: &'static [Move<Self::Static, Self::Dynamic, Self::Command>] = crate::state::proxy::MOVES;
-    const RULES: &'static [Rule<Self::Static, Self::Dynamic, Self::Command, Self::Action>] = crate::state::proxy::RULES;
+    const RULES: &'static [Rule<Self::Static, Self::Dynamic, Self::Command, Self::Action>] =
+        crate::state::proxy::RULES;
 }
 
 /// The archive role's tables.
@@ -357,7 +426,8 @@ impl Machine for Archive {
     type Command = crate::state::archive::Command;
     type Action = crate::state::archive::Action;
     const MOVES: &'static [Move<Self::Static, Self::Dynamic, Self::Command>] = crate::state::archive::MOVES;
-    const RULES: &'static [Rule<Self::Static, Self::Dynamic, Self::Command, Self::Action>] = crate::state::archive::RULES;
+    const RULES: &'static [Rule<Self::Static, Self::Dynamic, Self::Command, Self::Action>] =
+        crate::state::archive::RULES;
 }
 
 #[cfg(test)]
@@ -381,7 +451,10 @@ mod tests {
     fn an_action_stands_against_another_until_it_ends() {
         let volume = Occupancy::<Archive>::new(Static::Archived);
         let running = volume.start_action(Command::Restore, Action::Restore).unwrap();
-        let error = volume.start_action(Command::Restore, Action::Restore).err().unwrap();
+        let error = volume
+            .start_action(Command::Restore, Action::Restore)
+            .err()
+            .unwrap();
         assert_eq!(ApiError::from(error).code, ErrorCode::Busy);
         drop(running);
         assert!(volume.start_action(Command::Restore, Action::Restore).is_ok());
@@ -404,7 +477,10 @@ mod tests {
         let token = volume.force_stop();
         let stop = volume.begin_stop(StopMode::Force).unwrap();
         assert!(token.is_cancelled());
-        assert_eq!(volume.begin_stop(StopMode::Graceful).err(), Some(NotNow::AlreadyStopping));
+        assert_eq!(
+            volume.begin_stop(StopMode::Graceful).err(),
+            Some(NotNow::AlreadyStopping)
+        );
         assert_eq!(volume.begin(Command::WdiffRecv).err(), Some(NotNow::Stopping));
         assert!(stop.until_quiet(Duration::from_millis(1)).await.is_err());
         drop(running);

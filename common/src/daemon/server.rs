@@ -48,22 +48,45 @@ pub struct Api<S>(Router<S>);
 impl<S: Clone + Send + Sync + 'static> Api<S> {
     /// The routes every daemon has.
     pub fn new(context: &Arc<DaemonContext>) -> Self {
-        let (node, list, one, cancel, shutdown) =
-            (context.clone(), context.clone(), context.clone(), context.clone(), context.clone());
+        let (node, list, one, cancel, shutdown) = (
+            context.clone(),
+            context.clone(),
+            context.clone(),
+            context.clone(),
+            context.clone(),
+        );
         Self(Router::new())
             .get("/healthz", ANYBODY, || async { "ok\n" })
-            .get("/v1/node", ANYBODY, move || async move { axum::Json(node.info()) })
-            .get("/v1/jobs", READER, move |Parameters(query): Parameters<JobQuery>| async move {
-                list.jobs.list(query.volume.as_deref()).await.map(axum::Json)
+            .get(
+                "/v1/node",
+                ANYBODY,
+                move || async move { axum::Json(node.info()) },
+            )
+            .get(
+                "/v1/jobs",
+                READER,
+                move |Parameters(query): Parameters<JobQuery>| async move {
+                    list.jobs.list(query.volume.as_deref()).await.map(axum::Json)
+                },
+            )
+            .get("/v1/jobs/{id}", READER, move |id: JobId| async move {
+                one.jobs.get(id.0).await.map(axum::Json)
             })
-            .get("/v1/jobs/{id}", READER, move |id: JobId| async move { one.jobs.get(id.0).await.map(axum::Json) })
             .post("/v1/jobs/{id}/cancel", OPERATOR, move |id: JobId| async move {
                 cancel.jobs.cancel(id.0).await.map(axum::Json)
             })
-            .post("/v1/shutdown", OPERATOR, move |Body(request): Body<ShutdownRequest>| async move {
-                if request.force { shutdown.lifecycle.abort() } else { shutdown.lifecycle.stop() }
-                axum::Json(Empty {})
-            })
+            .post(
+                "/v1/shutdown",
+                OPERATOR,
+                move |Body(request): Body<ShutdownRequest>| async move {
+                    if request.force {
+                        shutdown.lifecycle.abort();
+                    } else {
+                        shutdown.lifecycle.stop();
+                    }
+                    axum::Json(Empty {})
+                },
+            )
     }
 
     fn add<H, T>(self, method: MethodFilter, path: &str, access: Access, handler: H) -> Self
@@ -102,7 +125,10 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     /// The finished router.
     pub fn finish(self, state: S) -> Router {
         let missing = |request: Request| async move {
-            ApiError::new(ErrorCode::NotFound, format!("no route {} {}", request.method(), request.uri().path()))
+            ApiError::new(
+                ErrorCode::NotFound,
+                format!("no route {} {}", request.method(), request.uri().path()),
+            )
         };
         self.0
             .fallback(missing)
@@ -133,7 +159,11 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for JobId {
 async fn authorise(State(access): State<Access>, Peer(peer): Peer, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     if !access.contains(&peer.role) {
-        let allowed = access.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        let allowed = access
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" or ");
         tracing::warn!(target: "audit", %peer, %method, path, "refused: role not allowed");
         let message = format!("role {} may not {method} {path}: expected {allowed}", peer.role);
         return ApiError::new(ErrorCode::Forbidden, message).into_response();
@@ -182,7 +212,9 @@ where
             };
             match Stream::accept(Box::new(TokioIo::new(upgraded)), kind, &node, &volume).await {
                 Ok(stream) => handle(stream).await,
-                Err(error) => tracing::warn!(%volume, ?kind, error = %super::chain(&error), "stream handshake failed"),
+                Err(error) => {
+                    tracing::warn!(%volume, ?kind, error = %super::chain(&error), "stream handshake failed");
+                }
             }
         };
         tokio::select! {
@@ -213,7 +245,9 @@ pub async fn serve(context: Arc<DaemonContext>, listener: TcpListener, router: R
     let places = Arc::new(Semaphore::new(context.node.max_connections));
     let stopping = context.lifecycle.stopping();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopping.cancelled() => return,
@@ -251,7 +285,13 @@ async fn connection(context: Arc<DaemonContext>, tcp: TcpStream, address: String
         Ok(Err(error)) => return tracing::warn!(address, error = %super::chain(&error), "connection refused"),
         Err(_) => return tracing::warn!(address, "connection refused: no TLS handshake in time"),
     };
-    let identity = match tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(Identity::from_certificate) {
+    let identity = match tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .map(Identity::from_certificate)
+    {
         Some(Ok(identity)) => identity,
         Some(Err(error)) => return tracing::warn!(address, %error, "connection refused"),
         None => return tracing::warn!(address, "connection refused: no client certificate"),
@@ -274,7 +314,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Tells a client without TLS what it has reached, in its own language, instead of leaving it with a closed connection.
 async fn refuse_plain_text(mut tcp: TcpStream) {
-    let body = r#"{"code":"bad-request","message":"expected TLS 1.3 with a client certificate, found plain text"}"#;
+    let body =
+        r#"{"code":"bad-request","message":"expected TLS 1.3 with a client certificate, found plain text"}"#;
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()

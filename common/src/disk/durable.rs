@@ -30,7 +30,12 @@ pub fn temporary_path(path: &Path) -> PathBuf {
 /// Replaces `path` by `content`, durably, readable by the owner only. A crash leaves the old content or the new.
 pub fn replace_durable(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = temporary_path(path);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // A full disk must not keep the half file as well. The first error is the one worth telling.

@@ -41,7 +41,12 @@ fn parse(item: &str) -> Option<Armed> {
         "enospc" => Action::Fail(rustix::io::Errno::NOSPC.raw_os_error()),
         _ => return None,
     };
-    Some(Armed { name: name.to_owned(), action, only_at, reached: AtomicU64::new(0) })
+    Some(Armed {
+        name: name.to_owned(),
+        action,
+        only_at,
+        reached: AtomicU64::new(0),
+    })
 }
 
 /// A fault point. Does nothing unless a test armed it.
@@ -55,7 +60,8 @@ pub fn point(name: &str) -> io::Result<()> {
             Action::Crash => {
                 eprintln!("fault point {name}: dying here as asked by WALB_FAULT");
                 // SIGKILL to ourselves: no destructor, no flush, exactly what kill -9 leaves.
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let _ =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 std::process::abort();
             }
             Action::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
@@ -71,7 +77,10 @@ mod tests {
     #[test]
     fn an_armed_point_names_its_action_and_its_turn() {
         let armed = parse("archive.wdiff.renamed=enospc@3").unwrap();
-        assert_eq!((armed.name.as_str(), armed.only_at), ("archive.wdiff.renamed", Some(3)));
+        assert_eq!(
+            (armed.name.as_str(), armed.only_at),
+            ("archive.wdiff.renamed", Some(3))
+        );
         assert!(matches!(armed.action, Action::Fail(28)));
         assert!(parse("nonsense").is_none() && parse("a=b").is_none());
     }

@@ -6,4 +6,6 @@
 mod durable;
 pub mod fault;
 
-pub use durable::{remove_durable, rename_durable, replace_durable, sync_dir, temporary_path, TEMPORARY_SUFFIX};
+pub use durable::{
+    TEMPORARY_SUFFIX, remove_durable, rename_durable, replace_durable, sync_dir, temporary_path,
+};

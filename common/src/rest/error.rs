@@ -96,7 +96,13 @@ impl ApiError {
     /// An error with a code and a message. Line breaks become blanks: one error, one line.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let message = message.into().replace(['\n', '\r'], " ");
-        Self { code, message, volume: None, state: None, hint: None }
+        Self {
+            code,
+            message,
+            volume: None,
+            state: None,
+            hint: None,
+        }
     }
 
     /// A failure of ours or of the machine's, with its whole chain of causes.
@@ -109,9 +115,18 @@ impl ApiError {
                 Some(now)
             })
             .filter_map(|e| e.downcast_ref::<std::io::Error>())
-            .any(|e| matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+            .any(|e| {
+                matches!(
+                    e.kind(),
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+                )
+            })
         };
-        let code = if no_space { ErrorCode::NoSpace } else { ErrorCode::Internal };
+        let code = if no_space {
+            ErrorCode::NoSpace
+        } else {
+            ErrorCode::Internal
+        };
         Self::new(code, crate::daemon::chain(error))
     }
 

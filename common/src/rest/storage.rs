@@ -132,7 +132,10 @@ pub struct VolumeStatus {
 
 /// A device and its log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it; lsids are those of docs/formats/log-device.md")]
+#[expect(
+    missing_docs,
+    reason = "the names say it; lsids are those of docs/formats/log-device.md"
+)]
 pub struct DeviceLog {
     pub size: Lb,
     pub pbs: u32,

@@ -106,7 +106,11 @@ type Sender = http1::SendRequest<Full<Bytes>>;
 impl Client {
     /// A client that waits so long for a connection, and then for an answer.
     pub fn new(tls: Arc<TlsContext>, connect_timeout: Duration, answer_timeout: Duration) -> Self {
-        Self { tls, connect_timeout, answer_timeout }
+        Self {
+            tls,
+            connect_timeout,
+            answer_timeout,
+        }
     }
 
     /// Our own identity.
@@ -116,7 +120,11 @@ impl Client {
 
     async fn connect(&self, address: &str, expect: &[Role]) -> Result<Sender, ClientError> {
         let what = "connect to";
-        let failed = |source| ClientError::Connect { what, address: address.to_owned(), source };
+        let failed = |source| ClientError::Connect {
+            what,
+            address: address.to_owned(),
+            source,
+        };
         let work = async {
             let tcp = TcpStream::connect(address).await.map_err(|e| failed(e.into()))?;
             // Small control messages must not wait for each other.
@@ -127,21 +135,33 @@ impl Client {
             let connector = TlsConnector::from(self.tls.current().client);
             connector.connect(name, tcp).await.map_err(|e| failed(e.into()))
         };
-        let tls = timeout(self.connect_timeout, work).await.map_err(|_| ClientError::Deadline {
-            what,
-            address: address.to_owned(),
-            after: self.connect_timeout,
-        })??;
+        let tls = timeout(self.connect_timeout, work)
+            .await
+            .map_err(|_| ClientError::Deadline {
+                what,
+                address: address.to_owned(),
+                after: self.connect_timeout,
+            })??;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let identity = match certificates.first() {
             Some(certificate) => Identity::from_certificate(certificate).map_err(|e| failed(e.into()))?,
             None => return Err(failed("the server showed no certificate".into())),
         };
         if !expect.contains(&identity.role) {
-            let expected = expect.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-            return Err(ClientError::Role { address: address.to_owned(), found: identity.to_string(), expected });
+            let expected = expect
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" or ");
+            return Err(ClientError::Role {
+                address: address.to_owned(),
+                found: identity.to_string(),
+                expected,
+            });
         }
-        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|e| failed(e.into()))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(|e| failed(e.into()))?;
         // Ends by itself with the request or the upgraded stream.
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
@@ -149,15 +169,25 @@ impl Client {
         Ok(sender)
     }
 
-    async fn exchange(&self, address: &str, mut sender: Sender, request: Request<Full<Bytes>>)
-    -> Result<Response<hyper::body::Incoming>, ClientError> {
+    async fn exchange(
+        &self,
+        address: &str,
+        mut sender: Sender,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<hyper::body::Incoming>, ClientError> {
         let what = "request to";
         match timeout(self.answer_timeout, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(source)) => {
-                Err(ClientError::Connect { what, address: address.to_owned(), source: source.into() })
-            }
-            Err(_) => Err(ClientError::Deadline { what, address: address.to_owned(), after: self.answer_timeout }),
+            Ok(Err(source)) => Err(ClientError::Connect {
+                what,
+                address: address.to_owned(),
+                source: source.into(),
+            }),
+            Err(_) => Err(ClientError::Deadline {
+                what,
+                address: address.to_owned(),
+                after: self.answer_timeout,
+            }),
         }
     }
 
@@ -171,9 +201,13 @@ impl Client {
         body: Option<&Q>,
     ) -> Result<A, ClientError> {
         let sender = self.connect(address, expect).await?;
-        let answer_error = |detail: String| ClientError::Answer { address: address.to_owned(), detail };
+        let answer_error = |detail: String| ClientError::Answer {
+            address: address.to_owned(),
+            detail,
+        };
         let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|e| answer_error(format!("cannot encode the request: {e}")))?,
+            Some(body) => serde_json::to_vec(body)
+                .map_err(|e| answer_error(format!("cannot encode the request: {e}")))?,
             None => Vec::new(),
         };
         let request = Request::builder()
@@ -185,18 +219,33 @@ impl Client {
             .map_err(|e| answer_error(format!("cannot make the request: {e}")))?;
         let response = self.exchange(address, sender, request).await?;
         let status = response.status();
-        let body = timeout(self.answer_timeout, Limited::new(response.into_body(), ANSWER_MAX).collect());
+        let body = timeout(
+            self.answer_timeout,
+            Limited::new(response.into_body(), ANSWER_MAX).collect(),
+        );
         let Ok(body) = body.await else {
             let after = self.answer_timeout;
-            return Err(ClientError::Deadline { what: "answer of", address: address.to_owned(), after });
+            return Err(ClientError::Deadline {
+                what: "answer of",
+                address: address.to_owned(),
+                after,
+            });
         };
-        let body = body.map_err(|e| answer_error(format!("answer broke off: {e}")))?.to_bytes();
+        let body = body
+            .map_err(|e| answer_error(format!("answer broke off: {e}")))?
+            .to_bytes();
         decode(address, status, &body)
     }
 
     /// GET.
-    pub async fn get<A: DeserializeOwned>(&self, address: &str, expect: &[Role], path: &str) -> Result<A, ClientError> {
-        self.request::<(), A>(address, expect, Method::GET, path, None).await
+    pub async fn get<A: DeserializeOwned>(
+        &self,
+        address: &str,
+        expect: &[Role],
+        path: &str,
+    ) -> Result<A, ClientError> {
+        self.request::<(), A>(address, expect, Method::GET, path, None)
+            .await
     }
 
     /// POST.
@@ -207,12 +256,19 @@ impl Client {
         path: &str,
         body: &Q,
     ) -> Result<A, ClientError> {
-        self.request(address, expect, Method::POST, path, Some(body)).await
+        self.request(address, expect, Method::POST, path, Some(body))
+            .await
     }
 
     /// DELETE.
-    pub async fn delete<A: DeserializeOwned>(&self, address: &str, expect: &[Role], path: &str) -> Result<A, ClientError> {
-        self.request::<(), A>(address, expect, Method::DELETE, path, None).await
+    pub async fn delete<A: DeserializeOwned>(
+        &self,
+        address: &str,
+        expect: &[Role],
+        path: &str,
+    ) -> Result<A, ClientError> {
+        self.request::<(), A>(address, expect, Method::DELETE, path, None)
+            .await
     }
 
     /// Opens a stream: upgrade, then handshake.
@@ -224,7 +280,10 @@ impl Client {
         volume: &VolumeName,
     ) -> Result<Stream, ClientError> {
         let sender = self.connect(address, &[expect]).await?;
-        let answer_error = |detail: String| ClientError::Answer { address: address.to_owned(), detail };
+        let answer_error = |detail: String| ClientError::Answer {
+            address: address.to_owned(),
+            detail,
+        };
         let request = Request::builder()
             .method(Method::GET)
             .uri(kind.path(volume))
@@ -243,13 +302,25 @@ impl Client {
             };
             return Err(match decode::<serde_json::Value>(address, status, &body) {
                 Err(error) => error,
-                Ok(_) => answer_error(format!("expected a switch to {UPGRADE_PROTOCOL}, found status {status}")),
+                Ok(_) => answer_error(format!(
+                    "expected a switch to {UPGRADE_PROTOCOL}, found status {status}"
+                )),
             });
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|e| answer_error(format!("upgrade failed: {e}")))?;
-        Stream::connect(Box::new(TokioIo::new(upgraded)), kind, &self.identity().node, volume)
+        let upgraded = hyper::upgrade::on(response)
             .await
-            .map_err(|source| ClientError::Stream { address: address.to_owned(), source })
+            .map_err(|e| answer_error(format!("upgrade failed: {e}")))?;
+        Stream::connect(
+            Box::new(TokioIo::new(upgraded)),
+            kind,
+            &self.identity().node,
+            volume,
+        )
+        .await
+        .map_err(|source| ClientError::Stream {
+            address: address.to_owned(),
+            source,
+        })
     }
 }
 
@@ -265,10 +336,16 @@ fn decode<A: DeserializeOwned>(address: &str, status: StatusCode, body: &[u8]) -
         return Err(ClientError::Api(error));
     }
     let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-    Err(ClientError::Answer { address: address.to_owned(), detail: format!("status {status}: {text}") })
+    Err(ClientError::Answer {
+        address: address.to_owned(),
+        detail: format!("status {status}: {text}"),
+    })
 }
 
 /// `HOST:PORT` resolved; the first address is taken.
 pub async fn resolve(address: &str) -> std::io::Result<SocketAddr> {
-    tokio::net::lookup_host(address).await?.next().ok_or_else(|| std::io::Error::other(format!("{address} has no address")))
+    tokio::net::lookup_host(address)
+        .await?
+        .next()
+        .ok_or_else(|| std::io::Error::other(format!("{address} has no address")))
 }

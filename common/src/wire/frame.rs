@@ -77,7 +77,13 @@ pub struct Frame {
 impl Frame {
     /// A frame that carries only its kind and a number.
     pub fn bare(kind: Kind, tag: u64) -> Self {
-        Self { kind, codec: 0, raw_len: 0, tag, payload: Bytes::new() }
+        Self {
+            kind,
+            codec: 0,
+            raw_len: 0,
+            tag,
+            payload: Bytes::new(),
+        }
     }
 }
 
@@ -127,7 +133,11 @@ fn checksum(head: &[u8], payload: &[u8]) -> u64 {
 pub async fn write_frame<W: AsyncWrite + Unpin>(out: &mut W, frame: &Frame) -> Result<(), FrameError> {
     let max = frame.kind.payload_max();
     if frame.payload.len() > max {
-        return Err(FrameError::TooLong { kind: frame.kind, max, found: frame.payload.len() });
+        return Err(FrameError::TooLong {
+            kind: frame.kind,
+            max,
+            found: frame.payload.len(),
+        });
     }
     let mut header = [0; HEADER_LEN];
     header[0] = frame.kind as u8;
@@ -169,7 +179,13 @@ pub async fn read_frame<R: AsyncRead + Unpin>(input: &mut R) -> Result<Frame, Fr
     if expected != found {
         return Err(FrameError::Checksum { expected, found });
     }
-    Ok(Frame { kind, codec: header[1], raw_len, tag: double(16), payload: payload.into() })
+    Ok(Frame {
+        kind,
+        codec: header[1],
+        raw_len,
+        tag: double(16),
+        payload: payload.into(),
+    })
 }
 
 #[cfg(test)]
@@ -183,13 +199,22 @@ mod tests {
     }
 
     fn bulk() -> Frame {
-        Frame { kind: Kind::Bulk, codec: 4, raw_len: 1024, tag: 7, payload: Bytes::from_static(b"some bytes") }
+        Frame {
+            kind: Kind::Bulk,
+            codec: 4,
+            raw_len: 1024,
+            tag: 7,
+            payload: Bytes::from_static(b"some bytes"),
+        }
     }
 
     #[tokio::test]
     async fn a_frame_comes_back_as_it_was_sent() {
         let frame = bulk();
-        assert_eq!(read_frame(&mut encoded(&frame).await.as_slice()).await.unwrap(), frame);
+        assert_eq!(
+            read_frame(&mut encoded(&frame).await.as_slice()).await.unwrap(),
+            frame
+        );
     }
 
     #[tokio::test]
@@ -207,15 +232,32 @@ mod tests {
         let mut bad = encoded(&bulk()).await;
         bad[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         let error = read_frame(&mut bad.as_slice()).await.unwrap_err();
-        assert!(matches!(error, FrameError::TooLong { found: 0xffff_ffff, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                FrameError::TooLong {
+                    found: 0xffff_ffff,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn garbage_and_truncation_are_told_apart() {
-        let error = read_frame(&mut &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n and more"[..]).await.unwrap_err();
+        let error = read_frame(&mut &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n and more"[..])
+            .await
+            .unwrap_err();
         assert!(matches!(error, FrameError::Kind { found: b'G' }), "{error}");
-        assert!(matches!(read_frame(&mut &b""[..]).await.unwrap_err(), FrameError::Closed));
+        assert!(matches!(
+            read_frame(&mut &b""[..]).await.unwrap_err(),
+            FrameError::Closed
+        ));
         let good = encoded(&bulk()).await;
-        assert!(matches!(read_frame(&mut &good[..20]).await.unwrap_err(), FrameError::Io(_)));
+        assert!(matches!(
+            read_frame(&mut &good[..20]).await.unwrap_err(),
+            FrameError::Io(_)
+        ));
     }
 }

@@ -28,7 +28,13 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [Self::Storage, Self::Proxy, Self::Archive, Self::Operator, Self::Viewer];
+    pub const ALL: [Self; 5] = [
+        Self::Storage,
+        Self::Proxy,
+        Self::Archive,
+        Self::Operator,
+        Self::Viewer,
+    ];
 
     /// The name used in certificates, configuration and messages.
     pub const fn name(self) -> &'static str {
@@ -71,11 +77,20 @@ impl Identity {
     /// Checks the node id: 1 to 64 characters of `0-9 a-z A-Z - _ .`.
     pub fn new(role: Role, node: &str) -> Result<Self, ParseError> {
         let good = (1..=64).contains(&node.len())
-            && node.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            && node
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if !good {
-            return Err(ParseError::new("node id", node, "1 to 64 characters of 0-9 a-z A-Z - _ ."));
+            return Err(ParseError::new(
+                "node id",
+                node,
+                "1 to 64 characters of 0-9 a-z A-Z - _ .",
+            ));
         }
-        Ok(Self { role, node: node.to_owned() })
+        Ok(Self {
+            role,
+            node: node.to_owned(),
+        })
     }
 
     /// The URI that stands in the certificate.
@@ -85,12 +100,19 @@ impl Identity {
 
     /// Reads the identity out of a certificate that TLS has already verified.
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| IdentityError::NotACertificate)?;
-        let names = parsed.subject_alternative_name().ok().flatten().ok_or(IdentityError::NoIdentity)?;
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| IdentityError::NotACertificate)?;
+        let names = parsed
+            .subject_alternative_name()
+            .ok()
+            .flatten()
+            .ok_or(IdentityError::NoIdentity)?;
         let mut found = None;
         for name in &names.value.general_names {
             let GeneralName::URI(uri) = name else { continue };
-            let Some(rest) = uri.strip_prefix("walb://") else { continue };
+            let Some(rest) = uri.strip_prefix("walb://") else {
+                continue;
+            };
             let (role, node) = rest.split_once('/').ok_or(IdentityError::NoIdentity)?;
             let identity = Self::new(role.parse()?, node)?;
             // Two identities in one certificate would make every decision ambiguous.
@@ -116,7 +138,9 @@ pub enum IdentityError {
     #[error("the peer's certificate cannot be parsed")]
     NotACertificate,
     /// No `walb://` name in it.
-    #[error("the peer's certificate names no role and node: expected one URI walb://ROLE/NODE among its alternative names")]
+    #[error(
+        "the peer's certificate names no role and node: expected one URI walb://ROLE/NODE among its alternative names"
+    )]
     NoIdentity,
     /// More than one `walb://` name in it.
     #[error("the peer's certificate names several identities: expected one URI walb://ROLE/NODE")]

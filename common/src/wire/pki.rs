@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use time::OffsetDateTime;
 
@@ -68,7 +69,10 @@ pub struct Request<'a> {
 impl Authority {
     /// A new authority with a fresh key, valid from `now` for `lifetime`.
     pub fn create(name: &str, now: OffsetDateTime, lifetime: Duration) -> Result<Self, PkiError> {
-        let make = |source| PkiError::Make { what: name.to_owned(), source };
+        let make = |source| PkiError::Make {
+            what: name.to_owned(),
+            source,
+        };
         let mut params = CertificateParams::new(Vec::new()).map_err(make)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -77,7 +81,12 @@ impl Authority {
         params.not_after = now + lifetime;
         let key = KeyPair::generate().map_err(make)?;
         let certificate = params.self_signed(&key).map_err(make)?;
-        Ok(Self { pair: Pair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() } })
+        Ok(Self {
+            pair: Pair {
+                certificate_pem: certificate.pem(),
+                key_pem: key.serialize_pem(),
+            },
+        })
     }
 
     /// The authority's own certificate and key.
@@ -94,15 +103,27 @@ impl Authority {
                 source,
             })
         };
-        Ok(Self { pair: Pair { certificate_pem: read(certificate)?, key_pem: read(key)? } })
+        Ok(Self {
+            pair: Pair {
+                certificate_pem: read(certificate)?,
+                key_pem: read(key)?,
+            },
+        })
     }
 
     /// Issues a certificate with a fresh key.
     pub fn issue(&self, request: &Request<'_>) -> Result<Pair, PkiError> {
-        let make = |source| PkiError::Make { what: request.identity.to_string(), source };
+        let make = |source| PkiError::Make {
+            what: request.identity.to_string(),
+            source,
+        };
         let mut params = CertificateParams::new(Vec::new()).map_err(make)?;
-        params.distinguished_name.push(DnType::CommonName, request.identity.node.clone());
-        params.subject_alt_names.push(SanType::URI(request.identity.uri().try_into().map_err(make)?));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, request.identity.node.clone());
+        params
+            .subject_alt_names
+            .push(SanType::URI(request.identity.uri().try_into().map_err(make)?));
         for host in request.hosts {
             params.subject_alt_names.push(match host.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
@@ -111,7 +132,10 @@ impl Authority {
         }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.not_before = request.not_before - CLOCK_SKEW;
         params.not_after = request.not_before + request.lifetime;
         params.use_authority_key_identifier_extension = true;
@@ -119,7 +143,10 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_pem(&self.pair.certificate_pem, ca_key).map_err(make)?;
         let key = KeyPair::generate().map_err(make)?;
         let certificate = params.signed_by(&key, &issuer).map_err(make)?;
-        Ok(Pair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(Pair {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        })
     }
 }
 

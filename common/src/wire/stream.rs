@@ -37,7 +37,10 @@ static TOTAL_RECEIVED: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes sent and received by all streams of this process (frames, before TLS).
 pub fn totals() -> (u64, u64) {
-    (TOTAL_SENT.load(Ordering::Relaxed), TOTAL_RECEIVED.load(Ordering::Relaxed))
+    (
+        TOTAL_SENT.load(Ordering::Relaxed),
+        TOTAL_RECEIVED.load(Ordering::Relaxed),
+    )
 }
 
 /// Any full-duplex byte channel.
@@ -133,12 +136,22 @@ impl Bulk {
     /// Uncompressed bytes.
     pub fn raw(tag: u64, payload: Bytes) -> Self {
         let raw_len = u32::try_from(payload.len()).expect("bulk payloads are bounded by BULK_MAX");
-        Self { tag, codec: Compression::None, raw_len, payload }
+        Self {
+            tag,
+            codec: Compression::None,
+            raw_len,
+            payload,
+        }
     }
 
     /// A run of zeros, which crosses the wire as a header only.
     pub fn zeros(tag: u64, raw_len: u32) -> Self {
-        Self { tag, codec: Compression::None, raw_len, payload: Bytes::new() }
+        Self {
+            tag,
+            codec: Compression::None,
+            raw_len,
+            payload: Bytes::new(),
+        }
     }
 
     /// Whether it is a run of zeros.
@@ -179,9 +192,19 @@ impl Stream {
     }
 
     /// The connecting side's handshake: says what it wants, learns who answers.
-    pub async fn connect(io: Box<dyn Channel>, kind: StreamKind, node: &str, volume: &VolumeName) -> Result<Self, StreamError> {
+    pub async fn connect(
+        io: Box<dyn Channel>,
+        kind: StreamKind,
+        node: &str,
+        volume: &VolumeName,
+    ) -> Result<Self, StreamError> {
         let mut stream = Self::new(io);
-        let hello = Hello { version: STREAM_VERSION, kind, node: node.to_owned(), volume: volume.clone() };
+        let hello = Hello {
+            version: STREAM_VERSION,
+            kind,
+            node: node.to_owned(),
+            volume: volume.clone(),
+        };
         stream.send(&hello).await?;
         let answer: Hello = stream.recv().await?;
         stream.settle(&answer, kind, volume).await?;
@@ -189,34 +212,65 @@ impl Stream {
     }
 
     /// The accepting side's handshake. `kind` and `volume` are those of the HTTP request that was authorised.
-    pub async fn accept(io: Box<dyn Channel>, kind: StreamKind, node: &str, volume: &VolumeName) -> Result<Self, StreamError> {
+    pub async fn accept(
+        io: Box<dyn Channel>,
+        kind: StreamKind,
+        node: &str,
+        volume: &VolumeName,
+    ) -> Result<Self, StreamError> {
         let mut stream = Self::new(io);
         let hello: Hello = match stream.recv().await {
             Ok(hello) => hello,
             Err(error) => {
                 // Whatever follows the upgrade is not our protocol; the peer is told, then left.
-                stream.fail(&ApiError::new(ErrorCode::BadRequest, crate::daemon::chain(&error))).await;
+                stream
+                    .fail(&ApiError::new(
+                        ErrorCode::BadRequest,
+                        crate::daemon::chain(&error),
+                    ))
+                    .await;
                 return Err(error);
             }
         };
         stream.settle(&hello, kind, volume).await?;
-        let answer = Hello { version: STREAM_VERSION, kind, node: node.to_owned(), volume: volume.clone() };
+        let answer = Hello {
+            version: STREAM_VERSION,
+            kind,
+            node: node.to_owned(),
+            volume: volume.clone(),
+        };
         stream.send(&answer).await?;
         Ok(stream)
     }
 
-    async fn settle(&mut self, theirs: &Hello, kind: StreamKind, volume: &VolumeName) -> Result<(), StreamError> {
+    async fn settle(
+        &mut self,
+        theirs: &Hello,
+        kind: StreamKind,
+        volume: &VolumeName,
+    ) -> Result<(), StreamError> {
         let wrong = if theirs.version != STREAM_VERSION {
-            Some(format!("stream version: {STREAM_VERSION} spoken here, {} found", theirs.version))
+            Some(format!(
+                "stream version: {STREAM_VERSION} spoken here, {} found",
+                theirs.version
+            ))
         } else if theirs.kind != kind || theirs.volume != *volume {
-            Some(format!("stream of {kind:?} for {volume} expected, {:?} for {} found", theirs.kind, theirs.volume))
+            Some(format!(
+                "stream of {kind:?} for {volume} expected, {:?} for {} found",
+                theirs.kind, theirs.volume
+            ))
         } else {
             None
         };
         if let Some(message) = wrong {
-            self.fail(&ApiError::new(ErrorCode::BadRequest, message.clone())).await;
+            self.fail(&ApiError::new(ErrorCode::BadRequest, message.clone()))
+                .await;
             let expected = "a handshake of the same version, kind and volume";
-            return Err(StreamError::Unexpected { what: "handshake", expected, found: message });
+            return Err(StreamError::Unexpected {
+                what: "handshake",
+                expected,
+                found: message,
+            });
         }
         self.peer.clone_from(&theirs.node);
         Ok(())
@@ -248,7 +302,11 @@ impl Stream {
             Ok(result) => result.map_err(|source| StreamError::Frame { what, source }),
             Err(_) => Err(StreamError::Deadline { what, after }),
         };
-        if let Err(StreamError::Frame { source: FrameError::Io(_), .. }) = &result {
+        if let Err(StreamError::Frame {
+            source: FrameError::Io(_),
+            ..
+        }) = &result
+        {
             // The peer closed on us; what it said last is the better reason.
             while let Ok(Ok(frame)) = timeout(Duration::from_secs(1), read_frame(&mut self.io)).await {
                 if frame.kind == Kind::Error {
@@ -298,9 +356,18 @@ impl Stream {
     /// Sends a control message.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), StreamError> {
         let what = "send message";
-        let payload = rmp_serde::to_vec_named(message)
-            .map_err(|source| StreamError::Message { what, source: source.into() })?;
-        self.write(what, &Frame { payload: payload.into(), ..Frame::bare(Kind::Control, 0) }).await
+        let payload = rmp_serde::to_vec_named(message).map_err(|source| StreamError::Message {
+            what,
+            source: source.into(),
+        })?;
+        self.write(
+            what,
+            &Frame {
+                payload: payload.into(),
+                ..Frame::bare(Kind::Control, 0)
+            },
+        )
+        .await
     }
 
     /// Receives a control message.
@@ -311,9 +378,16 @@ impl Stream {
             None => self.read(what).await?,
         };
         if frame.kind != Kind::Control {
-            return Err(StreamError::Unexpected { what, expected: "a message", found: format!("{:?}", frame.kind) });
+            return Err(StreamError::Unexpected {
+                what,
+                expected: "a message",
+                found: format!("{:?}", frame.kind),
+            });
         }
-        rmp_serde::from_slice(&frame.payload).map_err(|source| StreamError::Message { what, source: source.into() })
+        rmp_serde::from_slice(&frame.payload).map_err(|source| StreamError::Message {
+            what,
+            source: source.into(),
+        })
     }
 
     /// Sends bulk; waits while the peer has not granted enough credit.
@@ -326,13 +400,32 @@ impl Stream {
                 self.queued.push_back(frame);
                 if self.queued.len() > QUEUED_MAX {
                     let found = format!("{} other frames", self.queued.len());
-                    return Err(StreamError::Unexpected { what, expected: "credit", found });
+                    return Err(StreamError::Unexpected {
+                        what,
+                        expected: "credit",
+                        found,
+                    });
                 }
             }
         }
         self.credit -= cost;
-        let Bulk { tag, codec, raw_len, payload } = bulk;
-        self.write(what, &Frame { kind: Kind::Bulk, codec: codec.id(), raw_len, tag, payload }).await
+        let Bulk {
+            tag,
+            codec,
+            raw_len,
+            payload,
+        } = bulk;
+        self.write(
+            what,
+            &Frame {
+                kind: Kind::Bulk,
+                codec: codec.id(),
+                raw_len,
+                tag,
+                payload,
+            },
+        )
+        .await
     }
 
     /// Says that no more bulk follows.
@@ -355,9 +448,18 @@ impl Stream {
                     expected: "a compression id of 0 to 5",
                     found: frame.codec.to_string(),
                 })?;
-                Ok(Received::Bulk(Bulk { tag: frame.tag, codec, raw_len: frame.raw_len, payload: frame.payload }))
+                Ok(Received::Bulk(Bulk {
+                    tag: frame.tag,
+                    codec,
+                    raw_len: frame.raw_len,
+                    payload: frame.payload,
+                }))
             }
-            kind => Err(StreamError::Unexpected { what, expected: "bulk or end", found: format!("{kind:?}") }),
+            kind => Err(StreamError::Unexpected {
+                what,
+                expected: "bulk or end",
+                found: format!("{kind:?}"),
+            }),
         }
     }
 
@@ -366,7 +468,8 @@ impl Stream {
         self.consumed += bulk.cost();
         if self.consumed >= WINDOW / 4 {
             let grant = std::mem::take(&mut self.consumed);
-            self.write("grant credit", &Frame::bare(Kind::Credit, grant)).await?;
+            self.write("grant credit", &Frame::bare(Kind::Credit, grant))
+                .await?;
         }
         Ok(())
     }
@@ -389,9 +492,15 @@ impl Stream {
 
     /// Gives the stream up and tells the peer why. Never fails: the stream is over either way.
     pub async fn fail(&mut self, error: &ApiError) {
-        let wire = WireError { code: error.code, message: error.message.chars().take(4000).collect() };
+        let wire = WireError {
+            code: error.code,
+            message: error.message.chars().take(4000).collect(),
+        };
         if let Ok(payload) = rmp_serde::to_vec_named(&wire) {
-            let frame = Frame { payload: payload.into(), ..Frame::bare(Kind::Error, 0) };
+            let frame = Frame {
+                payload: payload.into(),
+                ..Frame::bare(Kind::Error, 0)
+            };
             let _ = self.write("send error", &frame).await;
             let _ = timeout(Duration::from_secs(1), self.io.get_mut().shutdown()).await;
         }
@@ -406,6 +515,9 @@ impl Stream {
 fn decode_error(frame: &Frame) -> StreamError {
     match rmp_serde::from_slice(&frame.payload) {
         Ok(error) => StreamError::Peer(error),
-        Err(source) => StreamError::Message { what: "receive error", source: source.into() },
+        Err(source) => StreamError::Message {
+            what: "receive error",
+            source: source.into(),
+        },
     }
 }

@@ -111,8 +111,15 @@ impl TlsContext {
     pub fn load(files: &TlsFiles) -> Result<Arc<Self>, TlsError> {
         let stamps = stamps(files);
         let current = load(files)?;
-        let loaded = Mutex::new(Loaded { current, stamps, looked: Instant::now() });
-        Ok(Arc::new(Self { files: files.clone(), loaded }))
+        let loaded = Mutex::new(Loaded {
+            current,
+            stamps,
+            looked: Instant::now(),
+        });
+        Ok(Arc::new(Self {
+            files: files.clone(),
+            loaded,
+        }))
     }
 
     /// The configuration for a connection made now.
@@ -154,20 +161,36 @@ fn stamps(files: &TlsFiles) -> [Option<SystemTime>; 3] {
 }
 
 fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |source| TlsError::Pem { what, path: path.to_owned(), source };
-    let list = CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<Vec<_>, _>>().map_err(pem)?;
+    let pem = |source| TlsError::Pem {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    let list = CertificateDer::pem_file_iter(path)
+        .map_err(pem)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(pem)?;
     if list.is_empty() {
-        return Err(TlsError::Empty { what, path: path.to_owned() });
+        return Err(TlsError::Empty {
+            what,
+            path: path.to_owned(),
+        });
     }
     Ok(list)
 }
 
 fn load(files: &TlsFiles) -> Result<Current, TlsError> {
-    let unusable = |source| TlsError::Unusable { path: files.cert.clone(), source };
+    let unusable = |source| TlsError::Unusable {
+        path: files.cert.clone(),
+        source,
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     for authority in certificates(&files.ca, "authority certificates")? {
-        roots.add(authority).map_err(|source| TlsError::Unusable { path: files.ca.clone(), source })?;
+        roots.add(authority).map_err(|source| TlsError::Unusable {
+            path: files.ca.clone(),
+            source,
+        })?;
     }
     let roots = Arc::new(roots);
     let chain = certificates(&files.cert, "certificate")?;
@@ -176,14 +199,19 @@ fn load(files: &TlsFiles) -> Result<Current, TlsError> {
         path: files.key.clone(),
         source,
     })?;
-    let identity = Identity::from_certificate(&chain[0])
-        .map_err(|source| TlsError::Identity { path: files.cert.clone(), source })?;
+    let identity = Identity::from_certificate(&chain[0]).map_err(|source| TlsError::Identity {
+        path: files.cert.clone(),
+        source,
+    })?;
     let expires = expiry(&chain[0]);
 
     let versions = &[&rustls::version::TLS13];
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
         .build()
-        .map_err(|source| TlsError::Verifier { path: files.ca.clone(), source })?;
+        .map_err(|source| TlsError::Verifier {
+            path: files.ca.clone(),
+            source,
+        })?;
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(unusable)?
@@ -200,7 +228,12 @@ fn load(files: &TlsFiles) -> Result<Current, TlsError> {
         .with_client_auth_cert(chain, key)
         .map_err(unusable)?;
     client.resumption = rustls::client::Resumption::disabled();
-    Ok(Current { server: Arc::new(server), client: Arc::new(client), identity, expires })
+    Ok(Current {
+        server: Arc::new(server),
+        client: Arc::new(client),
+        identity,
+        expires,
+    })
 }
 
 fn expiry(certificate: &CertificateDer<'_>) -> i64 {

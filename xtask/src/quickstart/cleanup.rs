@@ -21,12 +21,19 @@ pub struct Cleanup {
 impl Cleanup {
     /// For a quickstart in `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), commands: Vec::new(), done: false }
+        Self {
+            dir: dir.to_owned(),
+            commands: Vec::new(),
+            done: false,
+        }
     }
 
     /// Adds a shell command that undoes what has just been done.
     pub fn add(&mut self, command: String) -> Result<()> {
-        let mut list = OpenOptions::new().create(true).append(true).open(self.dir.join(LIST))?;
+        let mut list = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join(LIST))?;
         writeln!(list, "{command}")?;
         self.commands.push(command);
         Ok(())
@@ -68,7 +75,11 @@ fn remove(dir: &Path) {
     // Something may still be mounted below it when a step of the teardown failed: never remove through a mount.
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let prefix = format!("{}/", dir.display());
-    if mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(|point| point.starts_with(&prefix)) {
+    if mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .any(|point| point.starts_with(&prefix))
+    {
         eprintln!("something is still mounted below {}: not removed", dir.display());
         return;
     }
@@ -80,8 +91,13 @@ fn remove(dir: &Path) {
 /// Tears down what an earlier `--keep` left in `dir`.
 pub fn stop_kept(dir: &Path) -> Result<()> {
     let list = dir.join(LIST);
-    let text = std::fs::read_to_string(&list)
-        .with_context(|| format!("read {}: is {} the directory of a quickstart?", list.display(), dir.display()))?;
+    let text = std::fs::read_to_string(&list).with_context(|| {
+        format!(
+            "read {}: is {} the directory of a quickstart?",
+            list.display(),
+            dir.display()
+        )
+    })?;
     undo(&text.lines().map(str::to_owned).collect::<Vec<_>>());
     remove(dir);
     Ok(())

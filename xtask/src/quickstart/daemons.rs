@@ -28,14 +28,25 @@ impl Daemons {
     /// Makes certificates and configurations, starts one of each, waits until all answer.
     pub fn start(binaries: &Path, dir: &Path, cleanup: &mut Cleanup) -> Result<Self> {
         let mut taken = Vec::new();
-        let ports = SERVERS.iter().map(|(role, _)| Ok((*role, free_port(&mut taken)?))).collect::<Result<_>>()?;
-        let daemons = Self { binaries: binaries.to_owned(), dir: dir.to_owned(), ports };
+        let ports = SERVERS
+            .iter()
+            .map(|(role, _)| Ok((*role, free_port(&mut taken)?)))
+            .collect::<Result<_>>()?;
+        let daemons = Self {
+            binaries: binaries.to_owned(),
+            dir: dir.to_owned(),
+            ports,
+        };
         std::fs::create_dir_all(dir.join("logs"))?;
         daemons.certificates()?;
         let wdev = dir.join("wdev");
         std::fs::create_dir_all(&wdev)?;
         let socket = daemons.wdev_socket();
-        daemons.spawn("walb-wdev", &["--dir", text(&wdev)?, "--socket", text(&socket)?], cleanup)?;
+        daemons.spawn(
+            "walb-wdev",
+            &["--dir", text(&wdev)?, "--socket", text(&socket)?],
+            cleanup,
+        )?;
         for (role, node) in SERVERS {
             let config = daemons.configuration(role, node)?;
             daemons.spawn(&format!("walb-{role}"), &["--config", text(&config)?], cleanup)?;
@@ -68,7 +79,11 @@ impl Daemons {
         let data = self.dir.join(node);
         std::fs::create_dir_all(&data)?;
         let settings = match role {
-            "storage" => format!("archive = {:?}\nproxies = [{:?}]\n", address("archive"), address("proxy")),
+            "storage" => format!(
+                "archive = {:?}\nproxies = [{:?}]\n",
+                address("archive"),
+                address("proxy")
+            ),
             _ => String::new(),
         };
         let file = |suffix| self.dir.join("pki").join(format!("{node}.{suffix}"));
@@ -88,9 +103,16 @@ impl Daemons {
     fn spawn(&self, name: &str, arguments: &[&str], cleanup: &mut Cleanup) -> Result<()> {
         let log = File::create(self.dir.join("logs").join(format!("{name}.log")))?;
         let mut command = Command::new(self.binaries.join(name));
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         // A group of its own: Ctrl-C on the terminal must reach us alone, or the device would go away under the mount.
-        let child = command.process_group(0).spawn().with_context(|| format!("start {name}"))?;
+        let child = command
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
         let pid = child.id();
         // Waits for the end, so that what comes next in the teardown finds it gone.
         cleanup.add(format!(
@@ -106,7 +128,11 @@ impl Daemons {
     /// Runs wdevc.
     pub fn wdevc(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.binaries.join("wdevc"));
-        run::output(command.env("WALB_WDEV_SOCKET", self.wdev_socket()).args(arguments))
+        run::output(
+            command
+                .env("WALB_WDEV_SOCKET", self.wdev_socket())
+                .args(arguments),
+        )
     }
 
     fn walbc(&self, role: &str, arguments: &[&str]) -> Result<String> {
@@ -132,7 +158,10 @@ impl Daemons {
         self.storage(&["init-vol", volume, &device])?;
         self.archive(&["init-vol", volume])?;
         let archive = format!("127.0.0.1:{}", self.ports["archive"]);
-        self.walbc("proxy", &["archive-info", "add", volume, "a0", &archive, "lz4:0:1"])?;
+        self.walbc(
+            "proxy",
+            &["archive-info", "add", volume, "a0", &archive, "lz4:0:1"],
+        )?;
         self.walbc("proxy", &["start", volume])?;
         Ok(())
     }
@@ -142,8 +171,11 @@ impl Daemons {
         let mut sum = 0;
         for role in ["storage", "proxy"] {
             let text = self.walbc(role, &["--json", "version"])?;
-            let value: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("version: {text}"))?;
-            sum += value["stream_bytes_sent"].as_u64().with_context(|| format!("no stream_bytes_sent in {text}"))?;
+            let value: serde_json::Value =
+                serde_json::from_str(&text).with_context(|| format!("version: {text}"))?;
+            sum += value["stream_bytes_sent"]
+                .as_u64()
+                .with_context(|| format!("no stream_bytes_sent in {text}"))?;
         }
         Ok(sum)
     }
@@ -156,7 +188,9 @@ fn until(who: &str, mut attempt: impl FnMut() -> Result<String>) -> Result<()> {
         crate::interrupt::check()?;
         match attempt() {
             Ok(_) => return Ok(()),
-            Err(error) if began.elapsed() > Duration::from_secs(30) => bail!("{who} does not answer: {error:#}"),
+            Err(error) if began.elapsed() > Duration::from_secs(30) => {
+                bail!("{who} does not answer: {error:#}")
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
@@ -178,7 +212,9 @@ fn free_port(taken: &mut Vec<u16>) -> Result<u16> {
 /// The ends of the daemons' logs.
 pub fn log_tails(dir: &Path) -> String {
     let mut text = String::new();
-    let Ok(entries) = std::fs::read_dir(dir.join("logs")) else { return text };
+    let Ok(entries) = std::fs::read_dir(dir.join("logs")) else {
+        return text;
+    };
     for entry in entries.flatten() {
         let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(12).collect();

@@ -34,7 +34,15 @@ impl Disk {
         File::create(&data)?.set_len(size)?;
         let (fuse, nbd) = (dir.join("fuse"), dir.join("vol0.nbd"));
         std::fs::create_dir_all(&fuse)?;
-        daemons.wdevc(&["format-ldev", text(&log)?, text(&data)?, "-n", VOLUME, "-pbs", "4096"])?;
+        daemons.wdevc(&[
+            "format-ldev",
+            text(&log)?,
+            text(&data)?,
+            "-n",
+            VOLUME,
+            "-pbs",
+            "4096",
+        ])?;
         #[rustfmt::skip]
         daemons.wdevc(&[
             "create-wdev", text(&log)?, text(&data)?, "-n", VOLUME, "-nbd", text(&nbd)?, "-fuse", text(&fuse)?,
@@ -48,8 +56,14 @@ impl Disk {
         run::quietly("mount", &[&device, text(&mount_point)?])?;
         // A failure between freeze and thaw must not leave it frozen: nothing could be unmounted then.
         let point = mount_point.display();
-        cleanup.add(format!("fsfreeze -u {point} 2>/dev/null; umount {point} || umount -l {point}"))?;
-        Ok(Self { device, mount_point, size })
+        cleanup.add(format!(
+            "fsfreeze -u {point} 2>/dev/null; umount {point} || umount -l {point}"
+        ))?;
+        Ok(Self {
+            device,
+            mount_point,
+            size,
+        })
     }
 
     /// Where it is mounted.
@@ -63,7 +77,12 @@ impl Disk {
         std::fs::create_dir_all(&target)?;
         let mut room = self.size / 4;
         let mut files = 0;
-        let sources = [crate::build::root(), "/usr/include".into(), "/usr/lib/python3".into(), "/usr/share".into()];
+        let sources = [
+            crate::build::root(),
+            "/usr/include".into(),
+            "/usr/lib/python3".into(),
+            "/usr/share".into(),
+        ];
         for source in sources.iter().filter(|s| s.is_dir()) {
             let name = source.file_name().unwrap_or_default();
             copy_tree(source, &target.join(name), &mut room, &mut files)?;
@@ -89,7 +108,12 @@ impl Disk {
         let output = dd.stdout.take().context("output of dd")?;
         let (digest, size) = digest(output)?;
         ensure!(dd.wait()?.success(), "dd of {} failed", self.device);
-        ensure!(size == self.size, "{} has {size} bytes: expected {}", self.device, self.size);
+        ensure!(
+            size == self.size,
+            "{} has {size} bytes: expected {}",
+            self.device,
+            self.size
+        );
         Ok(digest)
     }
 }

@@ -49,7 +49,14 @@ pub struct Options {
 impl Options {
     /// What CI runs.
     pub fn small() -> Self {
-        Self { dir: None, size: 192 << 20, keep: false, stop: None, json: false, release: false }
+        Self {
+            dir: None,
+            size: 192 << 20,
+            keep: false,
+            stop: None,
+            json: false,
+            release: false,
+        }
     }
 }
 
@@ -60,10 +67,18 @@ fn parse_size(text: &str) -> Result<u64> {
         Some('g') => (&text[..text.len() - 1], 30),
         _ => (text, 0),
     };
-    let number: u64 = digits.parse().context("expected a number with k, m or g behind it, e.g. 256m")?;
+    let number: u64 = digits
+        .parse()
+        .context("expected a number with k, m or g behind it, e.g. 256m")?;
     let size = number.checked_mul(1 << shift).context("too large")?;
-    ensure!((64 << 20..=64 << 30).contains(&size), "expected 64m to 64g, found {text}");
-    ensure!(size % (1 << 20) == 0, "expected a multiple of 1 MiB, found {text}");
+    ensure!(
+        (64 << 20..=64 << 30).contains(&size),
+        "expected 64m to 64g, found {text}"
+    );
+    ensure!(
+        size % (1 << 20) == 0,
+        "expected a multiple of 1 MiB, found {text}"
+    );
     Ok(size)
 }
 
@@ -79,8 +94,15 @@ pub fn run(options: &Options) -> Result<()> {
     say("building ...");
     let binaries = build::binaries(options.release)?;
     interrupt::check()?;
-    let dir = options.dir.clone().unwrap_or_else(|| format!("/var/tmp/walb-quickstart-{}", std::process::id()).into());
-    ensure!(!dir.exists(), "{} exists: give a directory that does not, it will be removed at the end", dir.display());
+    let dir = options
+        .dir
+        .clone()
+        .unwrap_or_else(|| format!("/var/tmp/walb-quickstart-{}", std::process::id()).into());
+    ensure!(
+        !dir.exists(),
+        "{} exists: give a directory that does not, it will be removed at the end",
+        dir.display()
+    );
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let dir = dir.canonicalize()?;
     let mut cleanup = Cleanup::new(&dir);
@@ -100,9 +122,17 @@ pub fn run(options: &Options) -> Result<()> {
     result.map(drop)
 }
 
-fn perform(options: &Options, binaries: &Path, dir: &Path, cleanup: &mut Cleanup, say: &dyn Fn(&str)) -> Result<Report> {
+fn perform(
+    options: &Options,
+    binaries: &Path,
+    dir: &Path,
+    cleanup: &mut Cleanup,
+    say: &dyn Fn(&str),
+) -> Result<Report> {
     let began = Instant::now();
-    say("making a certificate authority and certificates, starting walb-wdev, walb-storage, walb-proxy, walb-archive ...");
+    say(
+        "making a certificate authority and certificates, starting walb-wdev, walb-storage, walb-proxy, walb-archive ...",
+    );
     let daemons = Daemons::start(binaries, dir, cleanup)?;
     say("making a WalB device with ext4 on it, copying a tree onto it ...");
     let disk = Disk::create(&daemons, dir, options.size, cleanup)?;
@@ -118,7 +148,9 @@ fn perform(options: &Options, binaries: &Path, dir: &Path, cleanup: &mut Cleanup
 
     let mut snapshots = Vec::new();
     for number in 1..=2 {
-        say(&format!("snapshot {number}, with the writer paused only for the capture we compare with ..."));
+        say(&format!(
+            "snapshot {number}, with the writer paused only for the capture we compare with ..."
+        ));
         snapshots.push(take_snapshot(number, &daemons, &disk, &writer, dir)?);
         // Some more writing between the two, and after the second.
         let until = Instant::now() + Duration::from_secs(2);
@@ -129,7 +161,10 @@ fn perform(options: &Options, binaries: &Path, dir: &Path, cleanup: &mut Cleanup
     }
     let (files_written, bytes_written) = writer.stop()?;
     for (snapshot, expected) in &mut snapshots {
-        say(&format!("restoring snapshot {} and checking it ...", snapshot.gid));
+        say(&format!(
+            "restoring snapshot {} and checking it ...",
+            snapshot.gid
+        ));
         check_restored(snapshot, expected, &daemons, dir)?;
         interrupt::check()?;
     }
@@ -164,7 +199,10 @@ fn take_snapshot(
     // Frozen: everything is on the device and nothing changes, so the device can be read for the comparison.
     let frozen = disk.freeze()?;
     let asked = Instant::now();
-    let gid: u64 = daemons.storage(&["snapshot", VOLUME])?.parse().context("gid of the snapshot")?;
+    let gid: u64 = daemons
+        .storage(&["snapshot", VOLUME])?
+        .parse()
+        .context("gid of the snapshot")?;
     let tree = dir.join(format!("expected-{number}"));
     let (waited, captured) = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| until_restorable(gid, daemons, asked));
@@ -178,7 +216,13 @@ fn take_snapshot(
     });
     let restorable_seconds = waited.map_err(|_| anyhow::anyhow!("the waiting thread panicked"))??;
     let sha256 = captured?;
-    let report = SnapshotReport { gid, restorable_seconds, restore_seconds: 0.0, sha256: sha256.clone(), identical: false };
+    let report = SnapshotReport {
+        gid,
+        restorable_seconds,
+        restore_seconds: 0.0,
+        sha256: sha256.clone(),
+        identical: false,
+    };
     Ok((report, Expected { sha256, tree }))
 }
 
@@ -199,7 +243,12 @@ fn until_restorable(gid: u64, daemons: &Daemons, asked: Instant) -> Result<f64> 
     }
 }
 
-fn check_restored(snapshot: &mut SnapshotReport, expected: &Expected, daemons: &Daemons, dir: &Path) -> Result<()> {
+fn check_restored(
+    snapshot: &mut SnapshotReport,
+    expected: &Expected,
+    daemons: &Daemons,
+    dir: &Path,
+) -> Result<()> {
     let gid = snapshot.gid.to_string();
     let began = Instant::now();
     daemons.archive(&["restore", VOLUME, &gid, "--wait"])?;
@@ -211,14 +260,24 @@ fn check_restored(snapshot: &mut SnapshotReport, expected: &Expected, daemons: &
         "snapshot {gid}: restored image differs from the device: expected SHA-256 {}, found {found}",
         expected.sha256
     );
-    crate::run::quietly("e2fsck", &["-fn", &image]).with_context(|| format!("snapshot {gid}: file system check"))?;
+    crate::run::quietly("e2fsck", &["-fn", &image])
+        .with_context(|| format!("snapshot {gid}: file system check"))?;
     let mounted = disk::ReadOnlyMount::of(Path::new(&image), &dir.join("restored"))?;
-    crate::run::quietly("diff", &["-r", "--no-dereference", text(&expected.tree)?, text(mounted.path())?])
-        .with_context(|| format!("snapshot {gid}: files of the restored image"))?;
+    crate::run::quietly(
+        "diff",
+        &[
+            "-r",
+            "--no-dereference",
+            text(&expected.tree)?,
+            text(mounted.path())?,
+        ],
+    )
+    .with_context(|| format!("snapshot {gid}: files of the restored image"))?;
     snapshot.identical = true;
     Ok(())
 }
 
 fn text(path: &Path) -> Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+    path.to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))
 }

@@ -39,10 +39,28 @@ fn mib(bytes: u64) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nA volume of {} was protected while it was in use, and restored.\n", mib(self.volume_bytes))?;
-        writeln!(f, "  on it            {} files, {}", self.tree_files, mib(self.tree_bytes))?;
-        writeln!(f, "  written meanwhile {} times, {}", self.writer_files, mib(self.writer_bytes))?;
-        writeln!(f, "  full backup      {:.1} s, the writer never paused", self.backup_seconds)?;
+        writeln!(
+            f,
+            "\nA volume of {} was protected while it was in use, and restored.\n",
+            mib(self.volume_bytes)
+        )?;
+        writeln!(
+            f,
+            "  on it            {} files, {}",
+            self.tree_files,
+            mib(self.tree_bytes)
+        )?;
+        writeln!(
+            f,
+            "  written meanwhile {} times, {}",
+            self.writer_files,
+            mib(self.writer_bytes)
+        )?;
+        writeln!(
+            f,
+            "  full backup      {:.1} s, the writer never paused",
+            self.backup_seconds
+        )?;
         for snapshot in &self.snapshots {
             writeln!(
                 f,
@@ -50,10 +68,19 @@ impl fmt::Display for Report {
                 snapshot.gid,
                 snapshot.restorable_seconds,
                 snapshot.restore_seconds,
-                if snapshot.identical { "SHA-256 equal, e2fsck clean, every file equal" } else { "NOT identical" }
+                if snapshot.identical {
+                    "SHA-256 equal, e2fsck clean, every file equal"
+                } else {
+                    "NOT identical"
+                }
             )?;
         }
-        writeln!(f, "  over the wire    {} (TLS), for a volume of {}", mib(self.wire_bytes), mib(self.volume_bytes))?;
+        writeln!(
+            f,
+            "  over the wire    {} (TLS), for a volume of {}",
+            mib(self.wire_bytes),
+            mib(self.volume_bytes)
+        )?;
         writeln!(f, "  altogether       {:.1} s\n", self.total_seconds)
     }
 }
@@ -62,8 +89,17 @@ impl fmt::Display for Report {
 pub fn commands_to_play_with(binaries: &Path, dir: &Path) -> String {
     let port = |role: &str| {
         let config = std::fs::read_to_string(dir.join(format!("walb-{role}.toml"))).unwrap_or_default();
-        let address = config.lines().find_map(|l| l.strip_prefix("listen = ")).unwrap_or_default().to_owned();
-        address.trim_matches('"').rsplit(':').next().unwrap_or_default().to_owned()
+        let address = config
+            .lines()
+            .find_map(|l| l.strip_prefix("listen = "))
+            .unwrap_or_default()
+            .to_owned();
+        address
+            .trim_matches('"')
+            .rsplit(':')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     };
     let (storage, proxy, archive) = (port("storage"), port("proxy"), port("archive"));
     let (bin, dir) = (binaries.display(), dir.display());

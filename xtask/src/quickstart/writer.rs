@@ -48,7 +48,10 @@ impl Writer {
             theirs.changed.notify_all();
             result
         });
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Waits until it is between two writes, and keeps it there until the guard is dropped.
@@ -56,7 +59,11 @@ impl Writer {
         let mut state = self.shared.lock();
         state.pause = true;
         while !state.paused {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         Pause(self)
     }
@@ -66,7 +73,10 @@ impl Writer {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
         let thread = self.thread.take().context("stopped twice")?;
-        thread.join().map_err(|_| anyhow!("the writer panicked"))?.context("the writer")
+        thread
+            .join()
+            .map_err(|_| anyhow!("the writer panicked"))?
+            .context("the writer")
     }
 }
 
@@ -115,12 +125,18 @@ fn write(dir: &Path, shared: &Shared) -> Result<(u64, u64)> {
     while go_on(shared) {
         let number = next() % 48;
         let length = usize::try_from(next() % (96 << 10))?;
-        let data: Vec<u8> = (0..length).map(|i| if i % 3 == 0 { 0x20 } else { next().to_le_bytes()[3] }).collect();
+        let data: Vec<u8> = (0..length)
+            .map(|i| if i % 3 == 0 { 0x20 } else { next().to_le_bytes()[3] })
+            .collect();
         match next() % 8 {
             0 => drop(fs::remove_file(path(number))),
             1 => drop(fs::rename(path(number), path((number + 1) % 48))),
             2..4 => {
-                let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path(number))?;
+                let mut file = OpenOptions::new()
+                    .create(true)
+                    .truncate(false)
+                    .write(true)
+                    .open(path(number))?;
                 file.seek(SeekFrom::Start(next() % (256 << 10)))?;
                 file.write_all(&data)?;
                 file.sync_data()?;

@@ -10,9 +10,16 @@ use walb_tests::{Cluster, Guest, VolumeSpec};
 /// Takes snapshots one after the other while a guest writes, and prints the distribution.
 pub fn run(snapshots: usize) -> Result<()> {
     let cluster = Cluster::start()?;
-    let spec = VolumeSpec { size: 256 << 20, log_size: 1 << 30, ..VolumeSpec::default() };
+    let spec = VolumeSpec {
+        size: 256 << 20,
+        log_size: 1 << 30,
+        ..VolumeSpec::default()
+    };
     cluster.protect(&spec)?;
-    let load = Load { pace: Duration::ZERO, max_blocks: 32 };
+    let load = Load {
+        pace: Duration::ZERO,
+        max_blocks: 32,
+    };
     let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 1, load)?;
     let began = Instant::now();
     let mut seconds = Vec::new();

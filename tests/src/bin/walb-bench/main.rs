@@ -53,14 +53,20 @@ impl Cost {
 /// CPU time this process has used, all threads.
 pub fn cpu_now() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// Runs `work`, which says how many bytes it worked on.
 pub fn measured(work: impl FnOnce() -> Result<u64>) -> Result<Cost> {
     let before = cpu_now();
     let bytes = work()?;
-    Ok(Cost { bytes, cpu: cpu_now() - before })
+    Ok(Cost {
+        bytes,
+        cpu: cpu_now().saturating_sub(before),
+    })
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -70,7 +76,9 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let dir = tempfile::Builder::new().prefix("walb-bench-").tempdir_in("/var/tmp")?;
+    let dir = tempfile::Builder::new()
+        .prefix("walb-bench-")
+        .tempdir_in("/var/tmp")?;
     eprintln!("making {} MiB of log ...", arguments.size_mib);
     let work = workload::Workload::create(dir.path(), arguments.size_mib << 20)?;
     let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -81,22 +89,39 @@ fn main() -> Result<()> {
             ("0 cat", yardstick::cat(work.wlog_path())?.rate()),
             ("1 log read (parse, verify)", stages::read_log(&work)?.rate()),
             ("2 convert (to indexed, lz4)", stages::convert(&work)?.rate()),
-            ("3 merge (10 wdiffs, same compression)", stages::merge(&work, true)?.rate()),
-            ("3 merge (10 wdiffs, lz4 to zstd)", stages::merge(&work, false)?.rate()),
+            (
+                "3 merge (10 wdiffs, same compression)",
+                stages::merge(&work, true)?.rate(),
+            ),
+            (
+                "3 merge (10 wdiffs, lz4 to zstd)",
+                stages::merge(&work, false)?.rate(),
+            ),
             ("4 TLS stream (both ends)", stream::run(&work)?.rate()),
         ];
         for (name, rate) in costs {
             rates.entry(name).or_default().push(rate);
         }
     }
-    let medians: BTreeMap<_, _> = rates.iter_mut().map(|(name, values)| (*name, median(values))).collect();
+    let medians: BTreeMap<_, _> = rates
+        .iter_mut()
+        .map(|(name, values)| (*name, median(values)))
+        .collect();
     let (lz4, cat) = (medians["0 lz4 -b1"], medians["0 cat"]);
     println!("\n| stage | MB per CPU-second | x lz4 -b1 | x cat |");
     println!("|:--|--:|--:|--:|");
     for (name, rate) in &medians {
-        println!("| {} | {rate:.0} | {:.2} | {:.2} |", &name[2..], rate / lz4, rate / cat);
+        println!(
+            "| {} | {rate:.0} | {:.2} | {:.2} |",
+            &name[2..],
+            rate / lz4,
+            rate / cat
+        );
     }
-    println!("\nMedians of {} rounds over {} MiB of log (random 4 KiB writes, data that lz4 halves).", arguments.rounds, arguments.size_mib);
+    println!(
+        "\nMedians of {} rounds over {} MiB of log (random 4 KiB writes, data that lz4 halves).",
+        arguments.rounds, arguments.size_mib
+    );
     if arguments.snapshots > 0 {
         latency::run(arguments.snapshots)?;
     }

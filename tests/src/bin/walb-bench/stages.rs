@@ -28,8 +28,12 @@ pub fn convert(work: &Workload) -> Result<Cost> {
     measured(|| {
         let mut reader = work.reader()?;
         let out = BufWriter::new(File::create(work.scratch())?);
-        let mut converter =
-            IndexedConverter::new(out, Uuid([7; 16]), CompressionSetting::of(Compression::Lz4), Lb(2048))?;
+        let mut converter = IndexedConverter::new(
+            out,
+            Uuid([7; 16]),
+            CompressionSetting::of(Compression::Lz4),
+            Lb(2048),
+        )?;
         let mut bytes = 0;
         while let Some(pack) = reader.next_pack()? {
             bytes += pack.data().len() as u64;

@@ -44,7 +44,11 @@ async fn handler(
 
 /// Sends the wlog once, in frames of 1 MiB.
 pub fn run(work: &Workload) -> Result<Cost> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(transfer(work))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(transfer(work))
 }
 
 async fn transfer(work: &Workload) -> Result<Cost> {
@@ -54,7 +58,10 @@ async fn transfer(work: &Workload) -> Result<Cost> {
     let tls = pki.issue(Role::Proxy, "p0")?;
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndata_dir = {:?}\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
-        dir.path(), tls.ca, tls.cert, tls.key
+        dir.path(),
+        tls.ca,
+        tls.cert,
+        tls.key
     );
     let config = dir.path().join("node.toml");
     std::fs::write(&config, text)?;
@@ -73,7 +80,9 @@ async fn transfer(work: &Workload) -> Result<Cost> {
     let patience = Duration::from_secs(10);
     let client = Client::new(TlsContext::load(&client)?, patience, patience);
     let volume = VolumeName::new("vol0").context("volume name")?;
-    let mut stream = client.open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume).await?;
+    let mut stream = client
+        .open_stream(&address, Role::Proxy, StreamKind::Wlog, &volume)
+        .await?;
     let before = cpu_now();
     let (sender, mut chunks) = mpsc::channel(4);
     let bytes = data.len() as u64;
@@ -90,7 +99,7 @@ async fn transfer(work: &Workload) -> Result<Cost> {
     }
     stream.send_end().await?;
     let _: Done = stream.recv().await?;
-    let cpu = cpu_now() - before;
+    let cpu = cpu_now().saturating_sub(before);
     lifecycle.stop();
     Ok(Cost { bytes, cpu })
 }

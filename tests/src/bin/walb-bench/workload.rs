@@ -32,8 +32,16 @@ impl Workload {
     pub fn create(dir: &Path, size: u64) -> Result<Self> {
         let wlog = dir.join("workload.wlog");
         let mut random = StdRng::seed_from_u64(1);
-        let templates: Vec<[u8; 36]> = (0..16).map(|_| std::array::from_fn(|_| random.random())).collect();
-        let header = WlogFileHeader { pbs: PBS, salt: SALT, uuid: Uuid([7; 16]), begin: Lsid(0), end: Lsid::INVALID };
+        let templates: Vec<[u8; 36]> = (0..16)
+            .map(|_| std::array::from_fn(|_| random.random()))
+            .collect();
+        let header = WlogFileHeader {
+            pbs: PBS,
+            salt: SALT,
+            uuid: Uuid([7; 16]),
+            begin: Lsid(0),
+            end: Lsid::INVALID,
+        };
         let mut writer = WlogWriter::new(BufWriter::new(File::create(&wlog)?), header)?;
         let blocks = size / 4096;
         for _ in 0..blocks / RECORDS {
@@ -53,7 +61,11 @@ impl Workload {
             writer.write(&Logpack::from_stored(header, block, data.freeze()))?;
         }
         writer.finish()?.flush()?;
-        let mut work = Self { dir: dir.to_owned(), wlog, parts: Vec::new() };
+        let mut work = Self {
+            dir: dir.to_owned(),
+            wlog,
+            parts: Vec::new(),
+        };
         work.split(blocks / RECORDS)?;
         Ok(work)
     }
@@ -92,7 +104,10 @@ impl Workload {
 
     /// Reads the wlog from its beginning.
     pub fn reader(&self) -> Result<WlogReader<std::io::BufReader<File>>> {
-        Ok(WlogReader::open(std::io::BufReader::with_capacity(1 << 20, File::open(&self.wlog)?))?)
+        Ok(WlogReader::open(std::io::BufReader::with_capacity(
+            1 << 20,
+            File::open(&self.wlog)?,
+        ))?)
     }
 
     /// The wlog's bytes, for the stream.
