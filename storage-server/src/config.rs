@@ -45,6 +45,10 @@ pub struct StorageConfig {
     /// Milliseconds between new log and its transfer, so that more goes at once.
     #[serde(default = "defaults::send_delay_milliseconds")]
     pub send_delay_milliseconds: u64,
+    /// Transfers that nobody asked for begin at least this far apart, so that a volume written to all the time makes about
+    /// one diff a second, not ten. A snapshot, a kick and a backlog do not wait.
+    #[serde(default = "defaults::transfer_interval_milliseconds")]
+    pub transfer_interval_milliseconds: u64,
     /// Seconds between two looks at whether a proxy is there.
     #[serde(default = "defaults::probe_interval_seconds")]
     pub probe_interval_seconds: u64,
@@ -65,6 +69,9 @@ mod defaults {
     }
     pub(super) fn send_delay_milliseconds() -> u64 {
         100
+    }
+    pub(super) fn transfer_interval_milliseconds() -> u64 {
+        1000
     }
     pub(super) fn probe_interval_seconds() -> u64 {
         10
@@ -170,6 +177,7 @@ mod tests {
             retry_max_seconds: 300,
             full_scan_bytes_per_second: 0,
             send_delay_milliseconds: 100,
+            transfer_interval_milliseconds: 1000,
             probe_interval_seconds: 10,
         }
     }

@@ -44,7 +44,7 @@ fn cut_one(cluster: &mut Cluster, round: usize, role: Role, random: &mut StdRng)
         name: &name,
         size: 24 << 20,
         log_size: 64 << 20,
-        pbs: if round % 2 == 0 { 512 } else { 4096 },
+        pbs: if round.is_multiple_of(2) { 512 } else { 4096 },
     };
     cluster.create_device(&spec)?;
     let load = Load {

@@ -39,7 +39,9 @@ fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
         std::thread::sleep(Duration::from_millis(random.random_range(0..200)));
         let mut order = Role::ALL;
         order.shuffle(&mut random);
-        order.iter().for_each(|role| cluster.daemon(*role).kill9());
+        for role in order {
+            cluster.daemon(role).kill9();
+        }
         order.shuffle(&mut random);
         for role in order {
             cluster.start_daemon(role)?;

@@ -1,9 +1,9 @@
 //! One task per volume whose log is followed: it waits for the device's word, then takes steps until nothing is left.
 //!
 //! ```text
-//!  device event --100 ms--.
-//!  snapshot, kick, proxy back --at once--+--> step --> again | wait for an event, or for some time | back off
-//!  failed step --1, 2, 4 ... 300 s-------'
+//!  device event --100 ms, and 1 s after the last step--.
+//!  snapshot, kick, proxy back --at once----------------+--> step --> again | wait for an event, or a while | back off
+//!  failed step --1, 2, 4 ... 300 s---------------------'
 //! ```
 //! Each volume has its own task and its own back-off, so one that fails delays no other; only transfers share the places
 //! in the background.
@@ -102,6 +102,7 @@ async fn watch(volume: Arc<Volume>, stop: CancellationToken, lost: CancellationT
     // The permanent lsid that the last step saw; none while a step is due anyway.
     let mut listen_from: Option<Lsid> = None;
     let mut failures = 0;
+    let mut last_step = Instant::now();
     loop {
         volume.set_due(due);
         let event = tokio::select! {
@@ -120,19 +121,24 @@ async fn watch(volume: Arc<Volume>, stop: CancellationToken, lost: CancellationT
             }
             Event::News => {
                 let soon = Instant::now() + Duration::from_millis(settings.send_delay_milliseconds);
+                let paced = last_step + Duration::from_millis(settings.transfer_interval_milliseconds);
+                let soon = soon.max(paced);
                 due = Some(due.map_or(soon, |at| at.min(soon)));
                 listen_from = None;
                 continue;
             }
             Event::Quiet => continue,
             Event::Failed(error) => Err(error),
-            Event::Due => tokio::select! {
-                result = step::take(&volume) => result,
-                () = volume.occupancy.force_stop().cancelled_owned() => {
-                    tracing::warn!(volume = %volume.name, "step cut by a forced stop");
-                    Ok(Step::Wait { seen: Lsid(0), again_after: Some(Duration::from_millis(100)) })
+            Event::Due => {
+                last_step = Instant::now();
+                tokio::select! {
+                    result = step::take(&volume) => result,
+                    () = volume.occupancy.force_stop().cancelled_owned() => {
+                        tracing::warn!(volume = %volume.name, "step cut by a forced stop");
+                        Ok(Step::Wait { seen: Lsid(0), again_after: Some(Duration::from_millis(100)) })
+                    }
                 }
-            },
+            }
         };
         match result {
             Ok(step) => {
