@@ -1,4 +1,5 @@
 //! The wire on real sockets, with real certificates: who gets in, what a stream does, and what strangers are told.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
