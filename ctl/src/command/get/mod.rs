@@ -129,11 +129,12 @@ fn base(status: &archive::VolumeStatus) -> Result<BaseState, CommandError> {
 /// What the device of a storage volume says.
 fn device_log(status: &storage::VolumeStatus) -> Result<&storage::DeviceLog, CommandError> {
     known(&status.name, &status.state)?;
+    // A volume that has stopped by itself, after an overflow for instance, still has a device that answers.
+    if let Some(log) = &status.log {
+        return Ok(log);
+    }
     usable(&status.name, status.failed.as_deref())?;
-    status
-        .log
-        .as_ref()
-        .ok_or_else(|| CommandError::local(format!("device cannot be asked:{}", status.name)))
+    Err(CommandError::local(format!("device cannot be asked:{}", status.name)))
 }
 
 impl Get {
@@ -309,7 +310,9 @@ async fn uuid(session: &Session, vol: &VolumeName) -> Result<Answer, CommandErro
     let uuid = if role == Role::Storage {
         let status: storage::VolumeStatus = decode(&answer)?;
         known(&status.name, &status.state)?;
-        usable(&status.name, status.failed.as_deref())?;
+        if status.device.is_none() {
+            usable(&status.name, status.failed.as_deref())?;
+        }
         status.uuid
     } else {
         let status: archive::VolumeStatus = decode(&answer)?;

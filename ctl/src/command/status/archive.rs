@@ -112,5 +112,8 @@ pub fn one(volume: &VolumeStatus) -> String {
     text.pair("numDiff", volume.num_diff);
     text.pair("wdiffTotalSize", volume.wdiff_total_size);
     text.pair("fullReplState", "None");
+    for warning in &volume.warnings {
+        text.pair("warning", one_line(warning));
+    }
     text.finish()
 }

@@ -93,6 +93,7 @@ pub fn proxy_volume() -> proxy::VolumeStatus {
             delay_measured: 2067,
             damaged: Vec::new(),
         }],
+        warnings: Vec::new(),
     }
 }
 
@@ -140,6 +141,7 @@ pub fn archive_volume() -> archive::VolumeStatus {
         num_restorable_all: 2,
         num_diff: 1,
         wdiff_total_size: 857_632,
+        warnings: Vec::new(),
     }
 }
 

@@ -96,6 +96,9 @@ pub fn one(volume: &VolumeStatus) -> String {
         "totalNumAction",
         volume.archives.iter().filter(|a| a.sending).count(),
     );
+    for warning in &volume.warnings {
+        text.pair("warning", one_line(warning));
+    }
     text.heading("Archive");
     for archive in &volume.archives {
         text.pair("  archive", &archive.name);

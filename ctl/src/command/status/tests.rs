@@ -245,6 +245,16 @@ fn a_failed_volume_shows_its_reason_in_one_line_and_hides_no_other() {
 }
 
 #[test]
+fn warnings_are_shown_a_line_each() {
+    let mut volume = fixtures::archive_volume();
+    volume.warnings = vec!["a gap".into(), "and\nanother".into()];
+    assert!(archive::one(&volume).ends_with("fullReplState None\nwarning a gap\nwarning and another\n"));
+    let mut volume = fixtures::proxy_volume();
+    volume.warnings = vec!["a gap".into()];
+    assert!(proxy::one(&volume).contains("\nwarning a gap\n-----Archive-----\n"));
+}
+
+#[test]
 fn errors_of_transfers_are_shown_and_a_proxy_archive_without_diffs_has_no_gids() {
     let mut volume = fixtures::storage_volume();
     volume.last_error = Some("no proxy took it".into());
