@@ -85,7 +85,7 @@ pub enum Reaction {
     DeleteAndContinue,
     /// Keep them and try again after this time.
     RetryAfter(Duration),
-    /// Keep them and set the error flag: no more tries until a wlog comes, a kick or a start.
+    /// Keep them and set the error flag: only seldom tries until a wlog comes, a kick or a start.
     RaiseErrorFlag,
 }
 

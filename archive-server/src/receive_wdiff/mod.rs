@@ -175,7 +175,7 @@ fn accept(volume: &Volume, begin: &WdiffBegin) -> Result<Work<Archive>, Refusal>
             message: error.to_string(),
         })
     })?;
-    let held = volume.held();
+    let mut held = volume.held();
     match (&held.lineage, &held.latest, held.size) {
         (Some(lineage), Some(latest), Some(size)) if volume.dir().path().is_dir() => {
             let free = rustix::fs::statvfs(volume.dir().path())
@@ -183,7 +183,12 @@ fn accept(volume: &Volume, begin: &WdiffBegin) -> Result<Work<Archive>, Refusal>
                 .map(|s| s.f_bavail.saturating_mul(s.f_frsize));
             match checks::content(begin, lineage.uuid, size, latest.snapshot(), free) {
                 None => Ok(work),
-                Some(refusal) => Err(refusal),
+                Some(refusal) => {
+                    if refusal.reason == RefusalReason::TooNewDiff {
+                        held.refuse_too_new(begin.diff, Timestamp::now());
+                    }
+                    Err(refusal)
+                }
             }
         }
         _ => Err(Refusal {

@@ -97,5 +97,6 @@ pub(super) fn volume_status(volume: &Volume) -> VolumeStatus {
         num_restorable_all: all as u64,
         num_diff: held.diffs.len() as u64,
         wdiff_total_size: held.diffs.iter().map(walb_common::lineage::MetaDiff::size).sum(),
+        warnings: held.warnings(),
     }
 }

@@ -3,6 +3,7 @@
 mod actions;
 mod directory;
 mod load;
+mod warnings;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -50,6 +51,8 @@ pub(crate) struct Held {
     pub last_sync: Timestamp,
     /// When the last diff arrived.
     pub last_wdiff_received: Timestamp,
+    /// The earliest diff refused for starting beyond the latest snapshot, and when that began.
+    pub too_new: Option<(MetaDiff, Timestamp)>,
 }
 
 impl Held {
@@ -58,14 +61,25 @@ impl Held {
         self.last_wdiff_received = now;
         let replaced = self.diffs.insert(diff);
         self.latest = self.latest.map(|latest| match latest.end_applying(&[diff]) {
-            Ok(next) => next,
-            // It did not lead on from the latest state; the chain says what does.
-            Err(_) => self
+            Ok(next) if !self.leads_on(&next) => next,
+            // It did not lead on from the latest state, or closed a gap; the chain says where to.
+            reached => self
                 .lineage
                 .and_then(|l| self.diffs.latest(&l.base).ok())
-                .unwrap_or(latest),
+                .unwrap_or(reached.unwrap_or(latest)),
         });
+        if let (Some((refused, _)), Some(latest)) = (self.too_new, self.latest)
+            && refused.begin().begin() <= latest.snapshot().begin()
+        {
+            self.too_new = None;
+        }
         replaced
+    }
+
+    /// Whether anything here starts at or beyond a state: only where diffs were lost and some of them came again.
+    fn leads_on(&self, from: &BaseState) -> bool {
+        let last = self.diffs.iter().next_back();
+        last.is_some_and(|last| last.begin().begin() >= from.snapshot().begin())
     }
 }
 

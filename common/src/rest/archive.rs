@@ -105,6 +105,9 @@ pub struct VolumeStatus {
     pub num_diff: u64,
     /// Their bytes.
     pub wdiff_total_size: u64,
+    /// What somebody should look at, a line each: a gap in the diffs above all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One kind of action of a volume.

@@ -90,6 +90,9 @@ pub struct VolumeStatus {
     pub last_wlog_received: Timestamp,
     /// Each registered archive, by name.
     pub archives: Vec<ArchiveStatus>,
+    /// What somebody should look at, a line each: an archive that lacks an earlier diff above all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One archive of a volume.
@@ -113,7 +116,7 @@ pub struct ArchiveStatus {
     pub newest: Timestamp,
     /// When something was last delivered.
     pub last_sent: Timestamp,
-    /// No longer retried until a new wlog, a kick or a start.
+    /// The error flag: until a new wlog, a kick or a start it is tried but seldom.
     pub send_error: bool,
     /// The last failure, if the last transfer failed.
     pub last_error: Option<String>,

@@ -261,6 +261,7 @@ fn volume(vol: &VolumeName) -> archive::VolumeStatus {
         num_restorable_all: 2,
         num_diff: 1,
         wdiff_total_size: 857_632,
+        warnings: Vec::new(),
     }
 }
 

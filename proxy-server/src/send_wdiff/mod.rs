@@ -32,6 +32,11 @@ use transfer::Ended;
 /// How often a list is chosen anew because a file of it has gone.
 const CHOICES_MAX: usize = 10;
 
+/// With the error flag up, at least so long from one try to the next.
+const FLAGGED_DELAY: Duration = Duration::from_secs(60);
+/// Waits from this on make so few lines in the log that a repeated reason is told again.
+const SELDOM: f64 = 60.0;
+
 /// What a run leads to.
 enum Next {
     /// Nothing waits.
@@ -40,7 +45,7 @@ enum Next {
     Again,
     /// Try again then.
     After(Duration),
-    /// Not before something happens.
+    /// The error flag; seldom tries until something happens.
     GiveUp,
 }
 
@@ -103,9 +108,9 @@ async fn run(shared: &Arc<Shared>, volume: &Arc<Volume>, archive: &Arc<Destinati
         Next::GiveUp => {
             tracing::error!(
                 volume = %volume.name, archive = archive.name,
-                "sending stopped with an error: nothing is tried until a new wlog, kick or start"
+                "sending stopped with an error: until a new wlog, kick or start it is tried but seldom"
             );
-            archive.give_up();
+            archive.give_up(shared.config.retry_policy().max_delay.max(FLAGGED_DELAY));
         }
     }
     drop(running);
@@ -134,6 +139,14 @@ async fn send_next(shared: &Arc<Shared>, volume: &Arc<Volume>, archive: &Arc<Des
             shared.totals.sent(bytes);
             remove(shared, volume, archive, list).await
         }
+        Ended::Refused {
+            reply: Reply::TooNewDiff,
+            message,
+        } => {
+            archive.set_too_new(&message);
+            let reaction = reaction(shared, volume, archive, Reply::TooNewDiff);
+            refused(volume, archive, reaction, &format!("{merged}: {message}"))
+        }
         Ended::Refused { reply, message } => match reaction(shared, volume, archive, reply) {
             Reaction::DeleteAndContinue => {
                 tracing::warn!(
@@ -145,7 +158,7 @@ async fn send_next(shared: &Arc<Shared>, volume: &Arc<Volume>, archive: &Arc<Des
             reaction => refused(volume, archive, reaction, &format!("{merged}: {message}")),
         },
         Ended::Damaged(error) => {
-            archive.set_error(Some(chain(&error)));
+            archive.set_error(chain(&error));
             match set_aside_damaged(volume, archive, &list, &error).await {
                 Ok(()) => Next::Again,
                 Err(error) => back_off(shared, volume, archive, Reply::OtherRefusal, &error.to_string()),
@@ -206,13 +219,17 @@ fn back_off(shared: &Shared, volume: &Volume, archive: &Destination, reply: Repl
 }
 
 fn refused(volume: &Volume, archive: &Destination, reaction: Reaction, message: &str) -> Next {
-    let text = message.to_owned();
     let (retry_seconds, next) = match reaction {
         Reaction::RetryAfter(wait) => (Some(wait.as_secs_f64()), Next::After(wait)),
         Reaction::RaiseErrorFlag => (None, Next::GiveUp),
         Reaction::Send | Reaction::DeleteAndContinue => (Some(0.0), Next::Again),
     };
-    tracing::warn!(volume = %volume.name, archive = archive.name, reason = message, retry_seconds, "wdiff not delivered");
-    archive.set_error(Some(text));
+    // An archive that is down for hours is tried each second, by every volume: it is told once.
+    let repeated = archive.set_error(message.to_owned());
+    if repeated && retry_seconds.is_some_and(|seconds| seconds < SELDOM) {
+        tracing::debug!(volume = %volume.name, archive = archive.name, reason = message, retry_seconds, "wdiff not delivered");
+    } else {
+        tracing::warn!(volume = %volume.name, archive = archive.name, reason = message, retry_seconds, "wdiff not delivered");
+    }
     next
 }

@@ -202,7 +202,9 @@ impl Volume {
             Some(StopMode::Empty) if waits => "WaitingForEmpty",
             Some(_) => "Stopping",
         };
-        let archives = self.archives().iter().map(|a| a.status()).collect();
+        let destinations = self.archives();
+        let archives = destinations.iter().map(|a| a.status()).collect();
+        let warnings = destinations.iter().filter_map(|a| a.warning()).collect();
         let facts = self.facts();
         VolumeStatus {
             name: self.name.to_string(),
@@ -214,6 +216,7 @@ impl Volume {
             total_size: facts.undistributed.iter().map(MetaDiff::size).sum(),
             last_wlog_received: facts.last_received.unwrap_or(Timestamp::NONE),
             archives,
+            warnings,
         }
     }
 }
