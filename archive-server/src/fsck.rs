@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
+use walb_common::daemon::chain;
 use walb_common::format::wdiff::WdiffReader;
 use walb_common::lineage::MetaDiff;
 use walb_common::types::VolumeName;
@@ -44,20 +46,23 @@ fn survey_files(config: &Config) -> Result<Survey, FileError> {
             continue;
         }
         if name.ends_with(INIT_SUFFIX) {
-            VolumeDir::remove_leftover(&path)?;
+            stays(&path, VolumeDir::remove_leftover(&path));
         } else if let Some(volume) = name.strip_suffix(CLEAR_SUFFIX) {
             // Its images are still to be removed, unless the name has been given anew (init removes them itself).
             if let Ok(volume) = VolumeName::new(volume)
                 && !data.join(volume.as_str()).exists()
             {
-                images.remove_all(&volume)?;
                 restored.remove(&volume);
+                if stays(&path, images.remove_all(&volume)) {
+                    continue;
+                }
                 tracing::info!(%volume, "finished an interrupted clear");
             }
-            VolumeDir::remove_leftover(&path)?;
+            stays(&path, VolumeDir::remove_leftover(&path));
         } else if let Ok(volume) = VolumeName::new(&name) {
             let dir = VolumeDir::new(path);
-            if !dir.is_a_volume()? {
+            // A directory that cannot even be listed may be anybody's; as a volume it is shown, with the reason.
+            if matches!(dir.is_a_volume(), Ok(false)) {
                 tracing::warn!(path = %dir.path().display(), "not a volume's directory; left alone");
                 continue;
             }
@@ -70,6 +75,14 @@ fn survey_files(config: &Config) -> Result<Survey, FileError> {
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(Survey { images, found })
+}
+
+/// Whether a leftover could not be removed. The next start tries again; nobody is kept down by it.
+fn stays(path: &Path, removed: Result<(), FileError>) -> bool {
+    if let Err(error) = &removed {
+        tracing::error!(path = %path.display(), error = %chain(error), "a leftover stays until the next start");
+    }
+    removed.is_err()
 }
 
 /// What the index and the files disagree on, as far as it concerns anybody, for one volume.
@@ -144,9 +157,16 @@ pub(crate) async fn reconcile(metadata: &Metadata, survey: &mut Survey) -> Resul
             tell(name.as_str(), text);
         }
         if rows.volume.as_ref() != Some(&row) || rows.diffs != kept {
-            metadata
+            let replaced = metadata
                 .replace(name, &row, loaded.held.diffs.iter().copied())
-                .await?;
+                .await;
+            if let Err(error) = replaced {
+                // A full disk above all: restored images must be removable, and diffs of others receivable, all the same.
+                tell(
+                    name.as_str(),
+                    format!("the index could not be brought up to date: {}", chain(&error)),
+                );
+            }
         }
     }
     for (name, _) in rows {
@@ -154,7 +174,9 @@ pub(crate) async fn reconcile(metadata: &Metadata, survey: &mut Survey) -> Resul
             &name,
             "the index knows the volume, but its directory is gone; its rows are removed".to_owned(),
         );
-        metadata.remove_named(&name).await?;
+        if let Err(error) = metadata.remove_named(&name).await {
+            tell(&name, format!("the rows could not be removed: {}", chain(&error)));
+        }
     }
     Ok(told)
 }
@@ -171,7 +193,7 @@ pub(crate) async fn settle(survey: Survey) -> Result<(Images, Vec<Found>), OpenE
                 tracing::info!(volume = %name, %diff, "removing a diff that no snapshot needs");
             }
             if let Err(error) = dir.remove_diffs(&loaded.garbage) {
-                tracing::error!(volume = %name, error = %walb_common::daemon::chain(&error), "garbage stays for now");
+                tracing::error!(volume = %name, error = %chain(&error), "garbage stays for now");
             }
             loaded.garbage.clear();
         }
@@ -193,7 +215,7 @@ pub async fn run(config: &Config, read: bool) -> Result<Vec<String>, OpenError> 
             for (name, dir, loaded) in &found {
                 for diff in loaded.held.diffs.iter() {
                     if let Err(error) = WdiffReader::open(dir.diff(diff)).and_then(WdiffReader::verify) {
-                        bad.push(format!("{name}: {}", walb_common::daemon::chain(&error)));
+                        bad.push(format!("{name}: {}", chain(&error)));
                     }
                 }
             }

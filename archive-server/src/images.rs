@@ -32,7 +32,9 @@ impl Images {
             match name.to_str().and_then(parse_restored) {
                 Some((_, _, true)) => {
                     tracing::info!(image = %entry.path().display(), "removing what an interrupted restore left");
-                    remove_durable(&entry.path()).at("remove", &entry.path())?;
+                    if let Err(error) = remove_durable(&entry.path()) {
+                        tracing::error!(image = %entry.path().display(), %error, "it stays until the next start");
+                    }
                 }
                 Some((volume, gid, false)) => {
                     restored.entry(volume).or_default().insert(gid);

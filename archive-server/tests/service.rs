@@ -341,6 +341,15 @@ async fn reset_and_clear_remove_everything_and_commands_in_the_wrong_state_say_s
         );
         assert_eq!(error.hint.as_deref(), Some("no volume vol0 here"));
     }
+    operator.command("vol1", "init").await.unwrap();
+    for mode in ["graceful", "force"] {
+        let error = api_error(operator.stop("vol1", mode).await);
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (ErrorCode::WrongState, "bad state:SyncReady, expected Archived")
+        );
+    }
+    assert_eq!(operator.status("vol1").await.stop_state, "NotStopping");
     backed_up(&site, address, "vol0").await;
     operator.image_of("vol0", 4).await;
     assert_eq!(
@@ -399,6 +408,8 @@ async fn one_bad_volume_is_shown_with_its_reason_and_keeps_no_other_down() {
     std::fs::write(site.image("wr_good_2_tmp"), "x").unwrap();
     std::fs::create_dir(site.data("half.init")).unwrap();
     std::fs::create_dir(site.data("lost+found")).unwrap();
+    // A leftover that cannot be removed as such.
+    std::fs::create_dir(site.image("wr_other_4_tmp")).unwrap();
     std::fs::create_dir(site.data("pki")).unwrap();
     let running = site.start().await;
     let operator = Operator::at(&site, &running.address);
@@ -427,6 +438,72 @@ async fn one_bad_volume_is_shown_with_its_reason_and_keeps_no_other_down() {
     // What failed can be reset.
     operator.command("bad", "reset").await.unwrap();
     assert_eq!(operator.status("bad").await.failed, None);
+    running.stop(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_cannot_be_written_keeps_no_volume_down() {
+    let site = Site::new();
+    let running = site.start().await;
+    let images = backed_up(&site, &running.address, "vol0").await;
+    let operator = Operator::at(&site, &running.address);
+    operator.image_of("vol0", 3).await;
+    running.stop(&site).await;
+    // As on a full disk: the index is behind the files, and no row can be added.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(site.data("metadata.sqlite"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    for sql in [
+        "DELETE FROM diff",
+        "CREATE TRIGGER full BEFORE INSERT ON diff BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    ] {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    let status = operator.status("vol0").await;
+    assert_eq!((status.state.as_str(), status.num_diff), ("Archived", 4));
+    // What makes room again works, and what needs no row.
+    operator.delete_restored("vol0", 3).await.unwrap();
+    assert_eq!(operator.image_of("vol0", 4).await, images[4]);
+    let records = Model::new(0).change(1);
+    let sent = send_diff(&site, &running.address, "vol0", diff(4, 5), &records).await;
+    assert!(matches!(sent, Sent::Failed(_)), "{sent:?}");
+    assert_eq!(operator.status("vol0").await.num_diff, 4);
+    running.stop(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_in_the_diffs_is_shown_with_its_gids() {
+    let site = Site::new();
+    let running = site.start().await;
+    backed_up(&site, &running.address, "vol0").await;
+    let operator = Operator::at(&site, &running.address);
+    let records = Model::new(0).change(1);
+    let sent = send_diff(&site, &running.address, "vol0", diff(6, 7), &records).await;
+    assert_eq!(sent.refusal(), RefusalReason::TooNewDiff);
+    let warnings = operator.status("vol0").await.warnings;
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("gap: the diffs from gid 4 to gid 6 have not come"),
+        "{warnings:?}"
+    );
+    let sent = send_diff(&site, &running.address, "vol0", diff(4, 6), &records).await;
+    assert!(matches!(sent, Sent::Done), "{sent:?}");
+    assert_eq!(operator.status("vol0").await.warnings, [""; 0]);
+    running.stop(&site).await;
+    // A diff that is lost here.
+    let lost = std::fs::read_dir(site.data("vol0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().ends_with("-2-3.wdiff"))
+        .unwrap();
+    std::fs::remove_file(lost).unwrap();
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    assert_eq!(
+        operator.status("vol0").await.warnings,
+        ["gap: no diff leads from gid 2 to gid 3; 2 diffs beyond it cannot be used"]
+    );
     running.stop(&site).await;
 }
 

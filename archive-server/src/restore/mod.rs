@@ -242,17 +242,14 @@ fn not_applied(error: &ApplyError, paths: &[PathBuf], image: &fs::File, stop: &S
 pub(crate) async fn delete(server: &ArchiveServer, volume: &Arc<Volume>, gid: Gid) -> Result<(), ApiError> {
     let refused = |e| not_now(volume.name(), &volume.occupancy, e);
     volume.occupancy.check(Command::DelRestored).map_err(refused)?;
-    if !volume.held().restored.remove(&gid) {
+    if !volume.held().restored.contains(&gid) {
         let message = format!("volume not found:{}:{gid}:restored", volume.name());
         return Err(ApiError::new(ErrorCode::NotFound, message).volume(volume.name()));
     }
     let (server, of) = (server.clone(), volume.clone());
-    let removed = blocking(move || server.images().remove_restored(of.name(), gid)).await?;
-    if removed.is_err() {
-        // Still there, so still listed.
-        volume.held().restored.insert(gid);
-    }
-    removed?;
+    blocking(move || server.images().remove_restored(of.name(), gid)).await??;
+    // Listed until it is gone: a restore of the same snapshot is refused so long, or it might be its image that goes.
+    volume.held().restored.remove(&gid);
     tracing::info!(volume = %volume.name(), %gid, "restored image removed");
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use walb_common::daemon::jobs::JobContext;
 use walb_common::disk::fault;
 use walb_common::rest::{ApiError, ErrorCode, StopMode};
-use walb_common::state::archive::{Command, Static};
+use walb_common::state::archive::{Command, Static, find_move};
 
 use super::{Held, Volume, VolumeDir};
 use crate::ArchiveServer;
@@ -142,10 +142,12 @@ pub(crate) async fn stop(
             |e| not_now(&volume.name, &volume.occupancy, e),
         ));
     }
-    let stopping = volume
-        .occupancy
-        .begin_stop(mode)
-        .map_err(|e| not_now(&volume.name, &volume.occupancy, e))?;
+    let refused = |e| not_now(&volume.name, &volume.occupancy, e);
+    let stopping = volume.occupancy.begin_stop(mode).map_err(refused)?;
+    // At rest in a state that cannot be stopped it never will be; one that something runs in shows at its end.
+    if let Some(state) = volume.occupancy.state().at_rest() {
+        find_move(state, Command::Stop).map_err(|e| refused(e.into()))?;
+    }
     let (inner, of) = (server.clone(), volume.clone());
     let work = |job: JobContext| async move {
         tokio::select! {
