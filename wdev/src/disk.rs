@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -26,6 +27,8 @@ pub struct Disk {
     path: Utf8PathBuf,
     is_block_device: bool,
     size: AtomicU64,
+    /// What the first failed sync said; see [`Disk::sync`].
+    sync_failed: Mutex<Option<String>>,
 }
 
 /// Why a disk could not be opened.
@@ -94,6 +97,7 @@ impl Disk {
             path: path.to_owned(),
             is_block_device,
             size: AtomicU64::new(0),
+            sync_failed: Mutex::default(),
         };
         disk.refresh_size().map_err(failed)?;
         Ok(disk)
@@ -112,6 +116,7 @@ impl Disk {
             path: path.to_owned(),
             is_block_device,
             size: AtomicU64::new(0),
+            sync_failed: Mutex::default(),
         };
         disk.refresh_size().map_err(failed)?;
         Ok(disk)
@@ -229,9 +234,18 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes every write that returned before this call durable.
+    /// Makes every write that returned before this call durable. After a failure every later call fails too.
+    ///
+    /// The system tells of a lost write once: of two syncs at the same time one fails and the other succeeds, and so does
+    /// every later one. So they take turns, and none succeeds after one that failed.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let mut failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = &*failed {
+            return Err(io::Error::other(format!("an earlier sync failed: {first}")));
+        }
+        self.file
+            .sync_data()
+            .inspect_err(|error| *failed = Some(error.to_string()))
     }
 }
 
@@ -260,6 +274,19 @@ mod tests {
             Disk::open(disk.path()),
             Err(OpenDiskError::InUse { .. })
         ));
+    }
+
+    #[test]
+    fn after_a_failed_sync_none_succeeds() {
+        let (_dir, mut disk) = disk(4096);
+        disk.sync().unwrap();
+        // A pipe cannot be synced: as good as a disk that lost a write. The system tells of it once.
+        let (_reader, pipe) = std::io::pipe().unwrap();
+        let good = std::mem::replace(&mut disk.file, File::from(std::os::fd::OwnedFd::from(pipe)));
+        disk.sync().unwrap_err();
+        disk.file = good;
+        let error = disk.sync().unwrap_err();
+        assert!(error.to_string().contains("an earlier sync failed"), "{error}");
     }
 
     #[test]
