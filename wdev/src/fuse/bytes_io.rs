@@ -199,8 +199,11 @@ impl BytesIo {
                         move |r, _device| done(r, held),
                     );
                 }
-                (Change::Discard { .. } | Change::Zero { .. }, true) => {
-                    device.zero_partial(offset, end, move |r| done(r, held));
+                (Change::Discard { .. }, true) => {
+                    device.zero_partial(offset, end, false, move |r| done(r, held));
+                }
+                (Change::Zero { .. }, true) => {
+                    device.zero_partial(offset, end, true, move |r| done(r, held));
                 }
             }
         });
@@ -276,8 +279,15 @@ impl Entered {
         });
     }
 
-    /// Zeroes a range with a partial block at its start, its end, or both: first these, then what is whole.
-    fn zero_partial(self, offset: u64, end: u64, then: impl FnOnce(Result<(), IoErrno>) + Send + 'static) {
+    /// Zeroes a range with a partial block at its start, its end, or both: first these, then what is whole, which is
+    /// discarded unless it must `keep` its room.
+    fn zero_partial(
+        self,
+        offset: u64,
+        end: u64,
+        keep: bool,
+        then: impl FnOnce(Result<(), IoErrno>) + Send + 'static,
+    ) {
         let whole = offset.next_multiple_of(LB_SIZE)..end - end % LB_SIZE;
         let edge = |from: u64, to: u64| Patch {
             first: from - from % LB_SIZE,
@@ -295,10 +305,17 @@ impl Entered {
             Ok(()) => device.patch_if_any(tail, move |result, device| match result {
                 Ok(()) if whole.start < whole.end => {
                     let (offset, len) = (whole.start, whole.end - whole.start);
-                    let op = IoOp::Discard {
-                        offset,
-                        len,
-                        fua: false,
+                    let fua = false;
+                    let op = if keep {
+                        let no_hole = true;
+                        IoOp::WriteZeroes {
+                            offset,
+                            len,
+                            fua,
+                            no_hole,
+                        }
+                    } else {
+                        IoOp::Discard { offset, len, fua }
                     };
                     device.run(op, move |result, _device| then(result.map(drop)));
                 }
@@ -319,4 +336,61 @@ impl Entered {
 /// A distance inside one request, which is far below what any `usize` holds.
 fn to_index(distance: u64) -> usize {
     usize::try_from(distance).expect("a request is smaller than the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use walb_common::types::PhysicalBlockSize;
+
+    use super::*;
+
+    /// A device of zeros that remembers what it was asked.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<IoOp>>);
+
+    impl BlockDevice for Recorder {
+        fn size(&self) -> u64 {
+            1 << 20
+        }
+        fn pbs(&self) -> PhysicalBlockSize {
+            PhysicalBlockSize::B512
+        }
+        fn read_only(&self) -> bool {
+            false
+        }
+        fn submit(&self, IoRequest { op, done }: IoRequest) {
+            let data = match &op {
+                IoOp::Read { len, .. } => Bytes::from(vec![0; *len as usize]),
+                _ => Bytes::new(),
+            };
+            self.0.lock().unwrap().push(op);
+            done(Ok(data));
+        }
+    }
+
+    #[test]
+    fn zeroes_that_keep_their_room_are_no_discard_when_they_cut_blocks_either() {
+        let recorder = Arc::new(Recorder::default());
+        let io = BytesIo::new(recorder.clone());
+        io.change(100, Change::Zero { length: 2000 }, |result| result.unwrap());
+        io.change(100, Change::Discard { length: 2000 }, |result| result.unwrap());
+        let ops = recorder.0.lock().unwrap();
+        let whole: Vec<_> = ops
+            .iter()
+            .filter(|op| matches!(op, IoOp::WriteZeroes { .. } | IoOp::Discard { .. }))
+            .collect();
+        let (offset, len, fua) = (512, 1536, false);
+        assert_eq!(
+            whole,
+            [
+                &IoOp::WriteZeroes {
+                    offset,
+                    len,
+                    fua,
+                    no_hole: true
+                },
+                &IoOp::Discard { offset, len, fua }
+            ]
+        );
+    }
 }
