@@ -128,6 +128,8 @@ struct State {
     /// Control calls that hold the log writer back.
     holds: u32,
     writer_busy: bool,
+    /// The log writer keeps a large request of which only a part is logged.
+    part_logged: bool,
     syncer_busy: bool,
     behind_busy: bool,
     sync_wanted: bool,
@@ -264,7 +266,7 @@ impl Engine {
         state.freeze = Freeze::Melted;
         shared.wake_all();
         while state.failed.is_none()
-            && (state.writer_busy || !state.queue.is_empty() || !state.reads.is_empty())
+            && (state.writer_busy || state.part_logged || !state.queue.is_empty() || !state.reads.is_empty())
         {
             state = wait(&shared.moved, state);
         }
@@ -303,6 +305,13 @@ impl Engine {
                 tracing::error!(device = %self.shared.name, "a thread of the device panicked");
             }
         }
+        // A request that the log writer finished meanwhile can have come to wait for a sync that is not done any more.
+        let late = std::mem::take(&mut self.shared.lock().flushes);
+        for (_, done) in late {
+            done(Err(IoErrno::ESHUTDOWN));
+        }
+        // A call that is storing a super sector ends first, and no other begins one: the log device may be another's then.
+        drop(self.shared.lock_super_sector());
         // Whoever still holds the device, in the middle of a call, must not keep others from opening the disks.
         self.shared.permanent.send_replace(None);
         self.shared.log.unlock();

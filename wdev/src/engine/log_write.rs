@@ -26,6 +26,7 @@ pub(super) fn run(shared: &Shared) {
         write_batch(shared, batch);
         let mut state = shared.lock();
         state.writer_busy = false;
+        state.part_logged = !taken.is_empty() && state.failed.is_none();
         if state.failed.is_some() {
             drop(state);
             for item in taken.drain(..) {
@@ -50,6 +51,8 @@ fn next_work<'a>(shared: &'a Shared, taken: &mut VecDeque<Item>) -> Option<Mutex
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 state.freeze = Freeze::Melted;
+                // It does not look at the clock itself, and there may be no other write to wake it.
+                shared.checkpointer.notify_one();
                 continue;
             }
             state = wait_for(&shared.writer, state, left);

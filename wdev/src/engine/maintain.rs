@@ -141,6 +141,9 @@ impl Engine {
         shared.checkpoint_to(state, target)?;
         let mut sector = shared.lock_super_sector();
         let mut state = shared.lock();
+        if state.stopping == Stopping::Now {
+            return Err(Refusal::Stopping);
+        }
         while state.syncer_busy || state.behind_busy {
             state = wait(&shared.moved, state);
         }

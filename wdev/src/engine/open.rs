@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -123,10 +123,17 @@ impl Engine {
         }
         tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, "open");
         let shared = shared(config, log, data, mark, sector, end, overflow);
-        Ok(Arc::new(Self {
-            threads: Mutex::new(start_threads(&shared)),
+        let engine = Arc::new(Self {
             shared,
-        }))
+            threads: Mutex::default(),
+        });
+        // Dropped when one is refused, the engine ends those that run.
+        engine.start_threads().map_err(|source| OpenError::Io {
+            act: "start the threads for",
+            path: config.ddev.clone(),
+            source,
+        })?;
+        Ok(engine)
     }
 }
 
@@ -311,6 +318,7 @@ fn shared(
         freeze: Freeze::Melted,
         holds: 0,
         writer_busy: false,
+        part_logged: false,
         syncer_busy: false,
         behind_busy: false,
         sync_wanted: false,
@@ -340,23 +348,21 @@ fn shared(
     })
 }
 
-fn start_threads(shared: &Arc<Shared>) -> Vec<thread::JoinHandle<()>> {
-    let bodies: [(&str, fn(&Shared)); 4] = [
-        ("log-write", log_write::run),
-        ("log-sync", log_sync::run),
-        ("write-behind", write_behind::run),
-        ("checkpoint", write_behind::run_checkpoints),
-    ];
-    let readers = std::iter::repeat_n(("read", read::run as fn(&Shared)), READERS);
-    bodies
-        .into_iter()
-        .chain(readers)
-        .map(|(name, body)| {
-            let shared = Arc::clone(shared);
-            thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || body(&shared))
-                .expect("the system gives a thread at the opening of a device")
-        })
-        .collect()
+impl Engine {
+    fn start_threads(&self) -> io::Result<()> {
+        let bodies: [(&str, fn(&Shared)); 4] = [
+            ("log-write", log_write::run),
+            ("log-sync", log_sync::run),
+            ("write-behind", write_behind::run),
+            ("checkpoint", write_behind::run_checkpoints),
+        ];
+        let readers = std::iter::repeat_n(("read", read::run as fn(&Shared)), READERS);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, body) in bodies.into_iter().chain(readers) {
+            let shared = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name(name.to_owned());
+            threads.push(builder.spawn(move || body(&shared))?);
+        }
+        Ok(())
+    }
 }

@@ -6,6 +6,7 @@
 mod crash;
 mod log;
 mod model;
+mod stop;
 
 use std::fs::File;
 use std::sync::Arc;
