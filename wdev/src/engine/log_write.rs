@@ -122,6 +122,11 @@ fn write_batch(shared: &Shared, batch: Batch) {
     }
 }
 
+/// Log not yet written behind, all of which pieces of the pending set may keep in memory.
+fn held_max(pending_max: u64) -> u64 {
+    pending_max.saturating_mul(4).max(2 * UNSYNCED_MAX_BYTES)
+}
+
 /// Waits until the pending set, the unsynced log and the ring have room, then claims the lsids.
 fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
     let pending_max = u64::from(shared.limits.pending_max_mib) << 20;
@@ -139,6 +144,10 @@ fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
         let pending_full = !state.pending.is_empty() && state.pending.bytes() + batch.bytes() > pending_max;
         let unsynced = (batch.end.0 - lsids.permanent.0) * pb;
         let unsynced_full = unsynced > UNSYNCED_MAX_BYTES && lsids.permanent < lsids.completed;
+        // A piece keeps the whole pack it came in: rewriting the same few blocks, with one stray block in each pack, would
+        // otherwise keep all the log since the last written one in memory, and count as next to nothing.
+        let held = (batch.end.0 - lsids.written.0) * pb;
+        let held_full = held > held_max(pending_max) && lsids.written < lsids.completed;
         // Log that redo would need is never overwritten.
         let ring_full = batch.end.0 - lsids.prev_written.0 > ring;
         if batch.end.0 - lsids.prev_written.0 > ring / 2 {
@@ -146,7 +155,7 @@ fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
             state.checkpoint_target = state.checkpoint_target.max(lsids.completed);
             shared.checkpointer.notify_one();
         }
-        if !(pending_full || unsynced_full || ring_full) {
+        if !(pending_full || held_full || unsynced_full || ring_full) {
             break;
         }
         if lsids.permanent < lsids.completed {
