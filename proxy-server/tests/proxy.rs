@@ -492,6 +492,12 @@ async fn one_volume_that_cannot_be_used_keeps_no_other_from_starting() {
     let log = other.write(10);
     let error = other.offer(&proxy.address, &log).await.err().unwrap().text();
     assert!(error.contains("volume cannot be used"), "{error}");
+    // Another archive does not mend it.
+    let job = proxy.stop("vol1", StopMode::Graceful).await.unwrap();
+    assert_eq!(proxy.job(job).await.state, JobState::Succeeded);
+    let added = proxy.try_add("vol1", "a1", &archive.address).await;
+    assert!(api(added.unwrap_err()).message.contains("volume cannot be used"));
+    assert!(proxy.status("vol1").await.failed.is_some());
     // Mended, then started again; the unknown one is taken up with its archive.
     std::fs::remove_file(sendto.join("a0")).unwrap();
     proxy.start_volume("vol1").await;

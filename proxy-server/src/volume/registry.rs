@@ -73,6 +73,11 @@ pub(crate) async fn put_archive(
             .volume(name)
             .hint("update replaces it"));
     }
+    if volume.failed().is_some() && !volume.archives().is_empty() {
+        // Not usable for having one more archive; what is wrong with it may have been mended.
+        crate::start::settle(&volume).await;
+        volume.usable()?;
+    }
     if volume.has_unfinished_clear() {
         finish_clear(shared, &volume).await?;
     }
