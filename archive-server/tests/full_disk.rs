@@ -98,7 +98,14 @@ async fn a_full_disk_is_told_leaves_nothing_and_the_diff_arrives_once_there_is_r
 
     // A backup that does not fit leaves nothing either.
     operator.command("vol1", "init").await.unwrap();
+    operator.delete_restored("vol0", 1).await.unwrap();
     fill(&ballast, 100 << 10);
+    // Nor does a restore; it is seen before the first byte, so that nobody else is short of room meanwhile.
+    let job = operator.restore("vol0", 1).await.unwrap();
+    let error = operator.job(job).await.unwrap().error.unwrap();
+    assert_eq!(error.code, ErrorCode::NoSpace, "{error}");
+    assert!(error.message.ends_with(" free"), "{error}");
+    assert!(!site.image("wr_vol0_1_tmp").exists());
     let sent = full_backup(&site, address, "vol1", &image, 0).await;
     let Sent::Failed(error) = sent else {
         panic!("{sent:?}")

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, copy_file_range, fstatvfs, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 /// Copied between two looks at whether to stop.
@@ -24,6 +24,8 @@ pub(super) enum CopyError {
         #[source]
         source: io::Error,
     },
+    #[error("copy the base image: {needed} bytes needed, {free} free")]
+    NoSpace { needed: u64, free: u64 },
     #[error("copying was stopped")]
     Stopped,
 }
@@ -43,6 +45,13 @@ pub(super) fn copy(
     // Any refusal means "not here"; a real failure will show itself in the plain copy.
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(());
+    }
+    // One that cannot fit would fill the disk for hours, and every volume's diffs would be refused until it fails.
+    if let (Ok(needed), Ok(found)) = (allocated(from), fstatvfs(to)) {
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        if free < needed {
+            return Err(CopyError::NoSpace { needed, free });
+        }
     }
     copy_ranges(from, to, progress)
 }

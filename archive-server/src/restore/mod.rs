@@ -159,6 +159,9 @@ fn fill(
 
     copy_image::copy(&base, &image, &mut told).map_err(|error| match error {
         CopyError::Stopped => stop.error(),
+        CopyError::NoSpace { .. } => {
+            ApiError::new(ErrorCode::NoSpace, error.to_string()).hint("del-restored removes restored images")
+        }
         CopyError::Io { .. } => ApiError::internal(&error),
     })?;
     fault::point("archive.restore.copied").at("write", target)?;
