@@ -34,7 +34,7 @@ mod write_behind;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,6 +75,8 @@ struct Shared {
     log: Disk,
     data: Disk,
     overflow_mark: OverflowMark,
+    /// The data device failed a write or a sync: it may have lost any that was taken out of the pending set.
+    data_lost: AtomicBool,
     /// Mirrors the super sector's size, to be read without a lock.
     size: AtomicU64,
     /// The super sector as stored. Whoever stores another holds this; it is taken before `state`.

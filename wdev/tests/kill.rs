@@ -326,6 +326,36 @@ async fn an_error_of_the_log_device_fails_that_write_and_makes_the_device_read_o
 }
 
 #[tokio::test]
+async fn after_an_error_of_the_data_device_guests_read_on_but_no_backup_does_until_a_restart() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = Utf8Path::from_path(place.path()).unwrap();
+    let mut daemon = Daemon::start(dir, None);
+    let mut config = make(dir, PhysicalBlockSize::B512);
+    config.limits.checkpoint_interval_ms = 0;
+    daemon.ready("vol0").await.create(config).await.unwrap();
+    for (version, fault) in (1u64..).zip([
+        "wdev.data.before_write=eio@1",
+        "wdev.checkpoint.before_data_sync=eio@1",
+    ]) {
+        daemon.terminate();
+        daemon = Daemon::start(dir, Some(fault));
+        let client = daemon.ready("vol0").await;
+        let mut nbd = NbdClient::connect(dir.join("nbd").as_std_path(), "vol0").unwrap();
+        nbd.write_fua(0, &content(0, version)).unwrap();
+        assert!(client.checkpoint().await.is_err());
+        assert!(client.status().await.unwrap().read_only);
+        assert!(nbd.read(0, 4096).unwrap() == content(0, version));
+        assert!(client.read_data(0, 4096).await.is_err());
+        drop(nbd);
+        daemon.terminate();
+        daemon = Daemon::start(dir, None);
+        let client = daemon.ready("vol0").await;
+        assert!(client.read_data(0, 4096).await.unwrap() == content(0, version));
+    }
+    daemon.terminate();
+}
+
+#[tokio::test]
 async fn one_bad_device_is_shown_and_the_others_run_and_clients_reconnect() {
     let place = tempfile::tempdir().unwrap();
     let dir = Utf8Path::from_path(place.path()).unwrap();

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -335,6 +335,7 @@ fn shared(
         log,
         data,
         overflow_mark,
+        data_lost: AtomicBool::new(false),
         size: AtomicU64::new(sector.device_size().0),
         super_sector: Mutex::new(sector),
         state: Mutex::new(state),

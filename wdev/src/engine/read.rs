@@ -1,6 +1,7 @@
 //! Reading: the pending set first, the data device for the rest.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use walb_common::types::{LB_SIZE, Lb};
@@ -62,12 +63,19 @@ impl Shared {
 
 impl Engine {
     /// Reads the present data on this thread; same rules as a read request.
+    ///
+    /// Refused once the data device may have lost writes. A guest may read on, as on any disk that fails; but a backup
+    /// would take old blocks for the present ones, and no log after it brings the lost ones again.
     pub fn read_data(&self, offset: u64, len: u32) -> Result<Bytes, IoErrno> {
         use crate::block::{BlockDevice, IoOp};
         IoOp::Read { offset, len }.check(self.size())?;
-        self.shared.read(offset, len).map_err(|error| {
+        let data = self.shared.read(offset, len).map_err(|error| {
             tracing::error!(device = %self.shared.name, offset, len, "read of the data device: {error}");
             IoErrno::EIO
-        })
+        })?;
+        if self.shared.data_lost.load(Ordering::Relaxed) {
+            return Err(IoErrno::EIO);
+        }
+        Ok(data)
     }
 }

@@ -6,6 +6,7 @@
 //! `L` publishes `written = P` as soon as everything below `L` is permanent.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,7 @@ pub(super) fn run(shared: &Shared) {
             }
             Ok(_) => {}
             Err(error) => {
+                shared.data_lost.store(true, Ordering::Relaxed);
                 shared.fail(
                     state,
                     format!("write to the data device {}: {error}", shared.data.path()),
@@ -168,9 +170,10 @@ fn checkpoint_once(shared: &Shared) -> io::Result<()> {
         let state = shared.lock();
         (state.lsids.written, state.epoch)
     };
-    fault::point("wdev.checkpoint.before_data_sync")?;
     // The data are durable before the super sector says that their log is not needed any more.
-    shared.data.sync()?;
+    fault::point("wdev.checkpoint.before_data_sync")
+        .and_then(|()| shared.data.sync())
+        .inspect_err(|_| shared.data_lost.store(true, Ordering::Relaxed))?;
     fault::point("wdev.checkpoint.data_synced")?;
     let mut sector = shared.lock_super_sector();
     // A log reset holds the super sector too: under another epoch `written` means nothing.
