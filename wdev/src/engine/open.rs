@@ -39,6 +39,9 @@ use crate::disk::{Disk, OpenDiskError};
 /// How far behind the end of the log packs can have been in flight: ours are bounded, the kernel driver's are by its limits.
 const IN_FLIGHT_BYTES: u64 = 2 * UNSYNCED_MAX_BYTES + (64 << 20);
 
+/// Physical blocks of the smallest ring that works.
+const RING_MIN: u64 = 2;
+
 /// Why a device could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -53,6 +56,14 @@ pub enum OpenError {
         /// What is wrong.
         #[source]
         source: SuperSectorError,
+    },
+    /// The ring holds no write: one is a header and at least one block of data.
+    #[error("log device {path} has a ring of {found} blocks, expected at least {RING_MIN}")]
+    RingTooSmall {
+        /// Which.
+        path: Utf8PathBuf,
+        /// Its ring.
+        found: u64,
     },
     /// The data device is too small.
     #[error("data device {path} has {found} blocks, expected at least {expected}, the size of the volume")]
@@ -96,6 +107,10 @@ impl Engine {
         };
         log.sync_and_drop_cache().map_err(failed("sync", &log))?;
         let sector = read_super_sector(&log)?;
+        if sector.ring_size() < RING_MIN {
+            let (path, found) = (log.path().to_owned(), sector.ring_size());
+            return Err(OpenError::RingTooSmall { path, found });
+        }
         let available = Lb(data.size() / LB_SIZE);
         if sector.device_size() > available {
             let (path, expected) = (data.path().to_owned(), sector.device_size());

@@ -112,3 +112,26 @@ fn what_is_no_log_device_is_refused_by_name() {
     log.set_len(100).unwrap();
     assert!(Engine::open(&place.config(), &place.path("state")).is_err());
 }
+
+#[test]
+fn the_smallest_ring_takes_writes_and_one_that_holds_none_is_refused() {
+    let bytes = |ring: u64| 4096 + 1024 + ring * 512;
+    for ring in 2..6 {
+        let place = Place::new(PhysicalBlockSize::B512, bytes(ring), 256 * LB_SIZE);
+        let engine = place.open();
+        write(&engine, 0, block_of(1, 5)).unwrap();
+        engine.stop();
+        assert!(
+            read_all(&place.open())[..5 * 512] == block_of(1, 5),
+            "ring {ring}"
+        );
+    }
+    let place = Place::new(PhysicalBlockSize::B512, bytes(1), 256 * LB_SIZE);
+    let Err(error) = Engine::open(&place.config(), &place.path("state")) else {
+        panic!("a write would wait for ever");
+    };
+    assert!(
+        matches!(error, OpenError::RingTooSmall { found: 1, .. }),
+        "{error}"
+    );
+}
