@@ -30,6 +30,7 @@ use walb_common::wire::message::{Answer, Done, FullBegin, FullCommit, FullReset,
 use walb_common::wire::stream::{Stream, StreamError};
 use walb_wdev::client::DeviceStatus;
 
+use crate::device::CallError;
 use crate::metadata::MetadataError;
 use crate::volume::Volume;
 use scan::Scan;
@@ -134,6 +135,8 @@ enum BackupError {
     Reset(#[from] crate::volume::ResetError),
     #[error("full backup: read the device")]
     Read(#[from] scan::ScanError),
+    #[error("full backup: check that the device kept what was read")]
+    Checkpoint(#[source] CallError),
     #[error("full backup: snapshot")]
     Mark(#[from] crate::volume::MarkError),
     #[error(
@@ -154,9 +157,10 @@ impl From<BackupError> for ApiError {
     fn from(error: BackupError) -> Self {
         let code = match &error {
             BackupError::Stream { source, .. } if source.peer().is_some() => ErrorCode::PeerRefused,
-            BackupError::Stream { .. } | BackupError::Read(_) | BackupError::Mark(_) => {
-                ErrorCode::Unavailable
-            }
+            BackupError::Stream { .. }
+            | BackupError::Read(_)
+            | BackupError::Mark(_)
+            | BackupError::Checkpoint(_) => ErrorCode::Unavailable,
             BackupError::Continuity(_) => ErrorCode::Overflow,
             BackupError::Cut(_) => ErrorCode::Cancelled,
             BackupError::SizeChanged { .. } => ErrorCode::WrongState,
@@ -254,6 +258,14 @@ impl Accepted {
         self.stream.send_end().await.map_err(failed)?;
         // The archive syncs its image and says so.
         let Done {} = self.stream.recv().await.map_err(failed)?;
+        // A block that the data device lost during the scan would be wrong in the image for good, because the log after it
+        // does not bring it again: a checkpoint fails if anything was lost.
+        let checked = self
+            .stream
+            .working(volume.device.checkpoint())
+            .await
+            .map_err(failed)?;
+        checked.map_err(BackupError::Checkpoint)?;
 
         let mark = self
             .stream

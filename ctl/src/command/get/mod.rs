@@ -134,7 +134,10 @@ fn device_log(status: &storage::VolumeStatus) -> Result<&storage::DeviceLog, Com
         return Ok(log);
     }
     usable(&status.name, status.failed.as_deref())?;
-    Err(CommandError::local(format!("device cannot be asked:{}", status.name)))
+    Err(CommandError::local(format!(
+        "device cannot be asked:{}",
+        status.name
+    )))
 }
 
 impl Get {
