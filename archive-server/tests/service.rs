@@ -253,6 +253,48 @@ async fn a_damaged_stored_diff_fails_the_restore_by_name_and_no_image_appears() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_image_that_was_cut_is_named_and_never_restored_from() {
+    let site = Site::new();
+    let running = site.start().await;
+    let images = backed_up(&site, &running.address, "vol0").await;
+    let base = std::fs::File::options()
+        .write(true)
+        .open(site.image("wb_vol0"))
+        .unwrap();
+    let length = base.metadata().unwrap().len();
+    base.set_len(length - 4096).unwrap();
+    let operator = Operator::at(&site, &running.address);
+    let job = operator
+        .job(operator.restore("vol0", 4).await.unwrap())
+        .await
+        .unwrap();
+    let error = job.error.unwrap();
+    assert_eq!(error.code, ErrorCode::Corrupt);
+    let told = format!("has {} bytes, expected {length}", length - 4096);
+    assert!(
+        error.message.contains("wb_vol0") && error.message.contains(&told),
+        "{}",
+        error.message
+    );
+    assert!(!site.image("wr_vol0_4").exists() && !site.image("wr_vol0_4_tmp").exists());
+    running.stop(&site).await;
+
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    let failed = operator.status("vol0").await.failed.unwrap();
+    assert!(failed.contains(&told), "{failed}");
+    running.stop(&site).await;
+
+    // The image comes back whole, and so does the volume.
+    base.set_len(length).unwrap();
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    assert_eq!(operator.status("vol0").await.failed, None);
+    assert_eq!(operator.image_of("vol0", 4).await.len(), images[4].len());
+    running.stop(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_backup_that_does_not_end_leaves_sync_ready_and_no_image() {
     use RefusalReason as R;
     let site = Site::new();

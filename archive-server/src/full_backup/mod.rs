@@ -294,8 +294,8 @@ async fn commit(
         archive_uuid: Uuid::random(),
         uuid,
     };
-    let of = volume.clone();
-    let storing = tokio::task::spawn_blocking(move || match of.dir().store_lineage(&lineage) {
+    let (of, size) = (volume.clone(), begin.size);
+    let storing = tokio::task::spawn_blocking(move || match of.dir().store_lineage(&lineage, size) {
         Ok(()) => Ok(hold),
         Err(error) => {
             // Perhaps the state file was replaced and only its directory entry could not be synced: the state of

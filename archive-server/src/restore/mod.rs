@@ -137,6 +137,16 @@ fn fill(
     let lineage = volume.held().lineage.ok_or_else(|| bad_gid(volume, gid))?;
     let base_path = server.images().base(volume.name());
     let base = fs::File::open(&base_path).at("open", &base_path)?;
+    let found = base.metadata().at("look at", &base_path)?.len();
+    if let Some(expected) = volume.held().size.map(Lb::bytes)
+        && found != expected
+    {
+        let message = format!(
+            "base image {} has {found} bytes, expected {expected}",
+            base_path.display()
+        );
+        return Err(ApiError::new(ErrorCode::Corrupt, message).volume(volume.name()));
+    }
     let image = create_image(target)?;
 
     // How much there is to do: the data of the base, then the diffs; the latter are counted by what they come to.

@@ -5,6 +5,7 @@
 //!  base           what the base image shows, e.g. <|0,1|>-20261122140000      } only with Archived and Stopped
 //!  archive_uuid   this lineage of archive data                                } is any of these believed
 //!  uuid           life of the log that the diffs come from                    }
+//!  size           of the base image in logical blocks                         }
 //!  *.wdiff        the diffs; each name carries its metadata
 //! ```
 //! Each is replaced whole and durably. A directory appears whole (`VOL.init` until then) and disappears by a rename to
@@ -18,7 +19,7 @@ use std::str::FromStr;
 use walb_common::disk::{TEMPORARY_SUFFIX, fault, remove_durable, rename_durable, replace_durable, sync_dir};
 use walb_common::lineage::{BaseState, DiffSet, MetaDiff};
 use walb_common::state::archive::Static;
-use walb_common::types::Uuid;
+use walb_common::types::{Lb, Uuid, parse_size};
 
 use super::Lineage;
 use crate::error::{At, FileError};
@@ -114,7 +115,8 @@ impl VolumeDir {
         for entry in fs::read_dir(&self.path).at("list", &self.path)? {
             let name = entry.at("list", &self.path)?.file_name();
             let name = name.to_string_lossy();
-            if ["state", "base", "archive_uuid", "uuid"].contains(&&*name) || name.ends_with(".wdiff") {
+            if ["state", "base", "archive_uuid", "uuid", "size"].contains(&&*name) || name.ends_with(".wdiff")
+            {
                 return Ok(true);
             }
         }
@@ -146,7 +148,8 @@ impl VolumeDir {
 
     /// Stores the end of a full backup. The image is durable before; `state` comes last and makes the rest believed:
     /// a crash before it leaves SyncReady, and with it nothing that anybody reads.
-    pub fn store_lineage(&self, lineage: &Lineage) -> Result<(), FileError> {
+    pub fn store_lineage(&self, lineage: &Lineage, size: Lb) -> Result<(), FileError> {
+        self.replace("size", &size)?;
         self.replace("base", &lineage.base.with_time())?;
         fault::point("archive.full.base_stored").at("write", &self.path)?;
         self.replace("archive_uuid", &lineage.archive_uuid)?;
@@ -165,6 +168,19 @@ impl VolumeDir {
             archive_uuid: self.read::<Uuid>("archive_uuid")?,
             uuid: self.read::<Uuid>("uuid")?,
         })
+    }
+
+    /// Reads the size the base image has to have; none in a directory of the existing archive, which does not store it.
+    pub fn read_size(&self) -> Result<Option<Lb>, ReadError> {
+        let path = self.path.join("size");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.at("read", &path)?,
+        };
+        match parse_size(text.trim_end()) {
+            Ok(size) => Ok(Some(Lb(size))),
+            Err(source) => Err(ReadError::Content { path, source }),
+        }
     }
 
     /// Where a diff is stored.

@@ -71,6 +71,16 @@ fn read(
     let lineage = dir.read_lineage().map_err(|e| told(&e))?;
     let size = images.base_size(name).map_err(|e| told(&e))?;
     let size = size.ok_or_else(|| format!("no base image {}", images.base(name).display()))?;
+    if let Some(expected) = dir.read_size().map_err(|e| told(&e))?
+        && expected != size
+    {
+        let image = images.base(name);
+        let (found, expected) = (size.bytes(), expected.bytes());
+        return Err(format!(
+            "base image {} has {found} bytes, expected {expected}",
+            image.display()
+        ));
+    }
     let (mut diffs, odd) = dir.list_diffs().map_err(|e| told(&e))?;
     notes.extend(odd);
     let latest = diffs.latest(&lineage.base).map_err(|e| told(&e))?;

@@ -114,13 +114,7 @@ impl ApiError {
                 cause = now.source();
                 Some(now)
             })
-            .filter_map(|e| e.downcast_ref::<std::io::Error>())
-            .any(|e| {
-                matches!(
-                    e.kind(),
-                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-                )
-            })
+            .any(is_no_space)
         };
         let code = if no_space {
             ErrorCode::NoSpace
@@ -172,4 +166,20 @@ impl From<ParseError> for ApiError {
     fn from(error: ParseError) -> Self {
         Self::new(ErrorCode::BadRequest, error.to_string())
     }
+}
+
+/// SQLite's result code for a disk that is full.
+const SQLITE_FULL: &str = "13";
+
+fn is_no_space(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        return matches!(io.kind(), StorageFull | QuotaExceeded);
+    }
+    let database = error
+        .downcast_ref::<sqlx::Error>()
+        .and_then(sqlx::Error::as_database_error);
+    database
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| code == SQLITE_FULL)
 }

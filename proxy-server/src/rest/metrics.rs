@@ -28,7 +28,7 @@ fn render(shared: &Shared) -> String {
     }
     let expires = shared.context.info().certificate_expires.0;
     family(
-        "walb_certificate_expires",
+        "walb_certificate_expires_timestamp_seconds",
         "gauge",
         "When our certificate expires.",
         vec![(String::new(), expires)],

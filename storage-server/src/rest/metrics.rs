@@ -34,13 +34,13 @@ pub(super) async fn metrics(State(server): State<StorageServer>) -> String {
     }
     head(
         &mut text,
-        "walb_certificate_expires_seconds",
+        "walb_certificate_expires_timestamp_seconds",
         "gauge",
         "End of our certificate's validity, Unix time.",
     );
     let _ = writeln!(
         text,
-        "walb_certificate_expires_seconds {}",
+        "walb_certificate_expires_timestamp_seconds {}",
         server.context().info().certificate_expires.0
     );
     text
