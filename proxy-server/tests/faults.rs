@@ -162,7 +162,38 @@ async fn commands_that_fail_or_die_half_way_are_undone_or_finished() {
     let job = proxy.stop("vol0", StopMode::Graceful).await.unwrap();
     assert_eq!(proxy.job(job).await.state, JobState::Succeeded);
     drop(proxy);
-    // Deleting an archive: its row goes first, a restart removes the files.
+    // Deleting an archive: before its row goes nothing has happened, and its files are where they were.
+    let waiting = stage.site.data_dir().join("volumes/vol0/sendto/a1/waiting.bad");
+    std::fs::write(&waiting, "x").unwrap();
+    // The first rename of a program is that of its address file.
+    for point in [
+        "disk.rename.before=crash@2",
+        "disk.rename.before_dirsync=crash@2",
+        "proxy.metadata.delete_archive=crash@1",
+    ] {
+        let mut proxy = stage.site.start_program("", point).await;
+        let _ = proxy.delete("/v1/volumes/vol0/archives/a1").await;
+        proxy.died().await;
+        let proxy = stage.site.start_program("", "").await;
+        assert_eq!(proxy.status("vol0").await.archives.len(), 2, "{point}");
+        assert!(waiting.exists(), "{point}");
+    }
+    // The same when the row cannot be removed.
+    let proxy = stage
+        .site
+        .start_program("", "proxy.metadata.delete_archive=eio@1")
+        .await;
+    assert!(proxy.delete("/v1/volumes/vol0/archives/a1").await.is_err());
+    assert!(waiting.exists() && proxy.status("vol0").await.archives.len() == 2);
+    drop(proxy);
+    // Files without a row are somebody's until an operator says otherwise.
+    let orphan = stage.site.data_dir().join("volumes/vol0/sendto/lost/waiting.bad");
+    std::fs::create_dir(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "x").unwrap();
+    drop(stage.site.start_program("", "").await);
+    assert!(orphan.exists());
+    std::fs::remove_dir_all(orphan.parent().unwrap()).unwrap();
+    // Once its row is gone, a restart removes the files.
     let mut proxy = stage
         .site
         .start_program("", "proxy.directory.remove=crash@1")

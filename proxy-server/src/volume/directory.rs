@@ -103,9 +103,35 @@ impl VolumeDirectory {
         names.collect::<io::Result<_>>().map_err(at("list", &dir))
     }
 
-    /// Removes what waits for one archive.
+    /// Sets the files of an archive aside, durably: from here on they may be removed once its row is gone. Only files
+    /// set aside so are ever removed, never those of an archive that merely has no row (the database was lost).
+    pub fn set_archive_aside(&self, archive: &str) -> Result<(), FileError> {
+        let (from, to) = (self.send_to(archive), self.aside(archive));
+        if to.exists() {
+            remove_tree(&to)?;
+        }
+        match rename_durable(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(at("set aside", &from)),
+        }
+    }
+
+    /// Takes the files of an archive back: its deletion did not get as far as its row.
+    pub fn take_archive_back(&self, archive: &str) -> Result<(), FileError> {
+        let (from, to) = (self.aside(archive), self.send_to(archive));
+        match rename_durable(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(at("take back", &from)),
+        }
+    }
+
+    /// Removes the files of an archive that were set aside.
     pub fn remove_archive(&self, archive: &str) -> Result<(), FileError> {
-        remove_tree(&self.send_to(archive))
+        remove_tree(&self.aside(archive))
+    }
+
+    fn aside(&self, archive: &str) -> PathBuf {
+        self.send_to(&format!("{ASIDE}{archive}"))
     }
 
     /// Removes everything.
@@ -113,6 +139,9 @@ impl VolumeDirectory {
         remove_tree(&self.root)
     }
 }
+
+/// No archive's name begins with a dot.
+pub const ASIDE: &str = ".deleted-";
 
 fn create_durable(dir: &Path) -> Result<(), FileError> {
     if !dir.is_dir() {

@@ -132,12 +132,14 @@ pub(crate) async fn delete_archive(
     if last {
         remove_everything(shared, &volume).await?;
     } else {
-        // The row first, the files second: a restart removes files without a row.
-        shared
-            .metadata
-            .delete_archive(name, archive)
-            .await
-            .map_err(|e| ApiError::internal(&e).volume(name))?;
+        // Files set aside, row, files gone: a crash before the row goes takes the files back, one after it removes them.
+        let gone = archive.to_owned();
+        alone(&volume, move |volume| volume.directory.set_archive_aside(&gone)).await?;
+        if let Err(error) = shared.metadata.delete_archive(name, archive).await {
+            let kept = archive.to_owned();
+            alone(&volume, move |volume| volume.directory.take_archive_back(&kept)).await?;
+            return Err(ApiError::internal(&error).volume(name));
+        }
         volume.drop_archive(archive);
         let gone = archive.to_owned();
         alone(&volume, move |volume| volume.directory.remove_archive(&gone)).await?;

@@ -13,7 +13,7 @@ use walb_common::lineage::MetaDiff;
 
 use super::Volume;
 use super::destination::Destination;
-use super::directory::{FileError, StoredDiff, at, link, settle};
+use super::directory::{ASIDE, FileError, StoredDiff, at, link, settle};
 use super::waiting::Waiting;
 
 /// A volume's files cannot be brought in order.
@@ -41,19 +41,27 @@ impl Volume {
     /// nothing is being sent.
     pub fn settle(self: &Arc<Self>) -> Result<(), SettleError> {
         let archives = self.archives();
+        for name in self.directory.archives()? {
+            let known = |name: &str| archives.iter().any(|a| a.name == name);
+            match name.strip_prefix(ASIDE) {
+                // Its deletion was cut before its row went: it did not happen.
+                Some(name) if known(name) => self.directory.take_archive_back(name)?,
+                Some(name) => {
+                    tracing::info!(volume = %self.name, archive = name, "files of an archive that was deleted are removed");
+                    self.directory.remove_archive(name)?;
+                }
+                None if known(&name) => {}
+                None => {
+                    tracing::warn!(volume = %self.name, archive = name, "files wait for an archive that is not registered: add it, or remove them");
+                }
+            }
+        }
         for archive in &archives {
             let (waiting, bad) = self.load_waiting(&archive.name)?;
             archive.reload(waiting, bad);
         }
         if archives.is_empty() {
             return Ok(());
-        }
-        for name in self.directory.archives()? {
-            if !archives.iter().any(|a| a.name == name) {
-                // Its row went first, the crash came before its files.
-                tracing::warn!(volume = %self.name, archive = name, "files of an archive that was deleted are removed");
-                self.directory.remove_archive(&name)?;
-            }
         }
         let left = settle(&self.directory.received())?.diffs;
         if !left.is_empty() {
