@@ -21,6 +21,7 @@ pub const QUICKSTART: &[Need] = &[
 pub const TESTS: &[Need] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("losetup", "mount"),
+    ("mkfs.xfs", "xfsprogs"),
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("qemu-io", "qemu-utils"),
