@@ -78,7 +78,7 @@ fn a_restore_shares_the_base_images_blocks_where_the_file_system_can() -> Result
     cluster.register("vol0")?;
     cluster.walbc(Role::Storage, &["full-bkp", "vol0", "--wait"])?;
     let mut writer = walb_wdev::nbd::client::NbdClient::connect(&cluster.nbd_socket("vol0"), "vol0")?;
-    writer.write_fua(8 << 20, &[0x5a; 1 << 20])?;
+    writer.write_fua(8 << 20, &vec![0x5a; 1 << 20])?;
     writer.trim(20 << 20, 1 << 20)?;
     let mut image = Vec::new();
     writer.copy_to(&mut image)?;
