@@ -89,7 +89,7 @@ async fn a_full_disk_is_told_leaves_nothing_and_the_diff_arrives_once_there_is_r
     let status = operator.status("vol0").await;
     assert_eq!((status.state.as_str(), status.num_diff), ("Archived", 0));
     let left = std::fs::read_dir(site.data("vol0")).unwrap().count();
-    assert_eq!(left, 4, "state, base, uuid, archive_uuid");
+    assert_eq!(left, 5, "state, base, uuid, archive_uuid, size");
 
     std::fs::remove_file(&ballast).unwrap();
     let sent = send_wdiff(&site, address, "vol0", &begin(0), &bytes).await;
