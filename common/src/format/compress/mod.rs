@@ -102,24 +102,29 @@ fn lzma(raw: &[u8], level: u32) -> io::Result<Vec<u8>> {
 
 /// The image of exactly `raw_len` bytes. The caller has bounded `raw_len`.
 pub fn decompress(kind: Compression, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, DecompressError> {
+    let mut raw = vec![0; raw_len];
+    decompress_into(kind, stored, &mut raw)?;
+    Ok(raw)
+}
+
+/// Writes the image, of exactly the length of `raw`, into `raw`; after an error anything may be in there.
+pub fn decompress_into(kind: Compression, stored: &[u8], raw: &mut [u8]) -> Result<(), DecompressError> {
+    let expected = raw.len();
     let failed = |reason: String| DecompressError {
         kind: kind.name(),
         stored: stored.len(),
-        expected: raw_len,
+        expected,
         reason,
     };
-    if kind == Compression::None {
-        if stored.len() != raw_len {
-            return Err(failed("a raw image has exactly that size".to_owned()));
-        }
-        return Ok(stored.to_vec());
-    }
-    let mut raw = vec![0; raw_len];
     let len = match kind {
-        Compression::None => unreachable!("answered above"),
+        Compression::None if stored.len() != expected => Err("a raw image has exactly that size".to_owned()),
+        Compression::None => {
+            raw.copy_from_slice(stored);
+            Ok(expected)
+        }
         Compression::Gzip => {
             let mut decoder = flate2::bufread::ZlibDecoder::new(stored);
-            exactly(&mut decoder, &mut raw)
+            exactly(&mut decoder, raw)
                 .and_then(|len| nothing_left(decoder.into_inner(), len))
                 .map_err(|e| e.to_string())
         }
@@ -127,21 +132,21 @@ pub fn decompress(kind: Compression, stored: &[u8], raw_len: usize) -> Result<Ve
             .map_err(io::Error::from)
             .and_then(|stream| {
                 let mut decoder = liblzma::bufread::XzDecoder::new_stream(stored, stream);
-                let len = exactly(&mut decoder, &mut raw)?;
+                let len = exactly(&mut decoder, raw)?;
                 nothing_left(decoder.into_inner(), len)
             })
             .map_err(|e| e.to_string()),
         Compression::Snappy => snap::raw::Decoder::new()
-            .decompress(stored, &mut raw)
+            .decompress(stored, raw)
             .map_err(|e| e.to_string()),
-        Compression::Lz4 => lz4_flex::block::decompress_into(stored, &mut raw).map_err(|e| e.to_string()),
-        Compression::Zstd => unzstd(stored, &mut raw).map_err(|e| e.to_string()),
+        Compression::Lz4 => lz4_flex::block::decompress_into(stored, raw).map_err(|e| e.to_string()),
+        Compression::Zstd => unzstd(stored, raw).map_err(|e| e.to_string()),
     }
     .map_err(failed)?;
-    if len != raw_len {
+    if len != expected {
         return Err(failed(format!("it is {len} bytes")));
     }
-    Ok(raw)
+    Ok(())
 }
 
 /// Reads to the end of the compressed stream, so that its own checksum is verified too.

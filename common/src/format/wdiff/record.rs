@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::format::checksum::{Salt, checksum};
-use crate::format::compress::{Compressor, DecompressError, decompress};
+use crate::format::compress::{Compressor, DecompressError, decompress, decompress_into};
 use crate::types::{Compression, LB_SIZE, Lb};
 
 /// What a record does to its range.
@@ -152,6 +152,16 @@ impl Data {
         let raw = self.image.decompressed()?;
         let start = self.offset.bytes() as usize;
         Ok(raw.slice(start..start + self.blocks.bytes() as usize))
+    }
+
+    /// Writes the data themselves into `out`, which has their length. An image of which this is all is decompressed right
+    /// there and not kept; after an error anything may be in `out`.
+    pub fn copy_raw(&self, out: &mut [u8]) -> Result<(), DecompressError> {
+        if self.is_whole() && self.image.raw.get().is_none() {
+            return decompress_into(self.image.compression, &self.image.stored, out);
+        }
+        out.copy_from_slice(&self.raw()?);
+        Ok(())
     }
 
     /// The form to store under `compressor`'s setting: the stored form if it is already of that type (or was raw and
