@@ -1,8 +1,8 @@
 //! Values to values, one file per arrow of the flow. Nothing here knows where the bytes came from or go to.
 //!
 //! ```text
-//!  wlog  --wlog_to_wdiff-->  wdiff  --merge_wdiffs-->  wdiff  --wdiff_to_base_image-->  base image
-//!                 \_ overlay: later records win, piece by piece _/
+//!  log device --log_device_to_wlog--> wlog --wlog_to_wdiff--> wdiff --merge_wdiffs--> wdiff --wdiff_to_base_image--> image
+//!                     overlay: later records win, piece by piece _/            full image --image_to_wdiff--> wdiff
 //! ```
 
 #![expect(
@@ -11,12 +11,16 @@
 )]
 
 pub mod image_target;
+pub mod image_to_wdiff;
+pub mod log_device_to_wlog;
 pub mod merge_wdiffs;
 pub mod overlay;
 pub mod wdiff_to_base_image;
 pub mod wlog_to_wdiff;
 
 pub use image_target::ImageTarget;
+pub use image_to_wdiff::{DEFAULT_IMAGE_IO, ImageToWdiffError, image_to_indexed, image_to_sorted};
+pub use log_device_to_wlog::{ExtractError, Extracted, log_device_to_wlog};
 pub use merge_wdiffs::{MergeError, MergeStats, WdiffMerger, merge_to_sorted};
 pub use wdiff_to_base_image::{ApplyError, ApplyStats, DiscardMode, apply_wdiffs};
 pub use wlog_to_wdiff::{ConvertError, ConvertStats, DEFAULT_MAX_IO, IndexedConverter, SortedConverter};

@@ -26,6 +26,10 @@ pub mod wdiff;
 pub mod wlog;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io::{self, Read};

@@ -1,141 +1,18 @@
-//! Goal: no damage goes unnoticed, and nothing the world can do to the bytes makes a reader panic. Method: flip every
-//! bit, and cut at every length, of a small file of each kind; rings and streams cut in every way.
+//! Goal: a log comes back as it was written, up to where it was written whole. Method: rings and streams cut in every way.
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::checksum::Salt;
 use super::log_device::{
-    Logpack, LogpackBuilder, LogpackHeader, PushError, Ring, ScanEnd, Scanner, SuperSector, stale_headers,
+    Logpack, LogpackBuilder, LogpackHeader, PushError, Ring, ScanEnd, Scanner, stale_headers,
 };
-use super::wdiff::{IndexedReader, ReadWdiffError, SortedReader};
-use super::wlog::{LogpackParser, Parsed, ReadWlogError, WlogReader};
-use crate::testing::{Io, indexed_wdiff, logpacks, random_ios, sorted_wdiff, wlog};
-use crate::types::{Compression, Lb, Lsid, PhysicalBlockSize, Uuid};
+use super::wlog::{LogpackParser, Parsed};
+use crate::testing::{Io, logpacks, random_ios, wlog};
+use crate::types::{Lb, Lsid, PhysicalBlockSize, Uuid};
 
 const SALT: Salt = Salt(0x1234_5678);
 const B512: PhysicalBlockSize = PhysicalBlockSize::B512;
-
-/// Expects an error for each flipped bit and each shorter length, except where `dead` says that a byte means nothing.
-fn every_damage_is_noticed<T, E: std::fmt::Debug>(
-    whole: &[u8],
-    dead: std::ops::Range<usize>,
-    read: impl Fn(&[u8]) -> Result<T, E>,
-) {
-    read(whole).map(|_| ()).unwrap();
-    let mut damaged = whole.to_vec();
-    for bit in (0..whole.len() * 8).filter(|bit| !dead.contains(&(bit / 8))) {
-        damaged[bit / 8] ^= 1 << (bit % 8);
-        assert!(read(&damaged).is_err(), "bit {} of byte {}", bit % 8, bit / 8);
-        damaged[bit / 8] ^= 1 << (bit % 8);
-    }
-    for len in 0..whole.len() {
-        assert!(read(&whole[..len]).is_err(), "cut to {len} bytes");
-    }
-}
-
-fn few_ios() -> Vec<Io> {
-    vec![
-        Io::Write {
-            address: Lb(8),
-            data: Bytes::from(vec![3; 1024]),
-        },
-        Io::Write {
-            address: Lb(16),
-            data: Bytes::from(vec![0; 512]),
-        },
-        Io::Discard {
-            address: Lb(40),
-            blocks: Lb(8),
-        },
-    ]
-}
-
-#[test]
-fn every_damage_to_a_super_sector_is_noticed() {
-    let sector = SuperSector::format(B512, 1 << 20, Lb(2048), "vol", Uuid([7; 16]), SALT).unwrap();
-    let sector = sector.with_written(Lsid(40)).with_oldest(Lsid(20));
-    let block = sector.encode();
-    assert_eq!(SuperSector::decode(&block, B512), Ok(sector));
-    every_damage_is_noticed(&block, 0..0, |b| SuperSector::decode(b, B512));
-}
-
-#[test]
-fn every_damage_to_a_logpack_header_is_noticed() {
-    let packs = logpacks(&few_ios(), B512, SALT, Lsid(77), 9);
-    let read = |b: &[u8]| LogpackHeader::decode(b, B512, SALT, Lsid(77));
-    assert_eq!(read(packs[0].block()).as_ref(), Ok(packs[0].header()));
-    every_damage_is_noticed(packs[0].block(), 0..0, read);
-    assert!(
-        LogpackHeader::decode(packs[0].block(), B512, SALT, Lsid(78)).is_err(),
-        "of another lap"
-    );
-    assert!(
-        LogpackHeader::decode(packs[0].block(), B512, Salt(1), Lsid(77)).is_err(),
-        "of another log"
-    );
-}
-
-fn read_wlog(bytes: &[u8]) -> Result<Vec<Logpack>, ReadWlogError> {
-    let mut reader = WlogReader::open(bytes)?;
-    let packs = std::iter::from_fn(|| reader.next_pack().transpose()).collect::<Result<_, _>>()?;
-    match reader.next_wlog()? {
-        None => Ok(packs),
-        Some(_) => panic!("only one wlog was written"),
-    }
-}
-
-#[test]
-fn every_damage_to_a_wlog_is_noticed() {
-    let packs = logpacks(&few_ios(), B512, SALT, Lsid(77), 2);
-    let whole = wlog(&packs, B512, SALT, Uuid([7; 16]), Lsid(77));
-    assert_eq!(read_wlog(&whole).unwrap(), packs);
-    every_damage_is_noticed(&whole, 0..0, read_wlog);
-}
-
-fn read_sorted(bytes: &[u8]) -> Result<usize, ReadWdiffError> {
-    let mut reader = SortedReader::new(bytes)?.nothing_follows();
-    let mut count = 0;
-    while reader.next_record()?.is_some() {
-        count += 1;
-    }
-    Ok(count)
-}
-
-fn read_indexed(bytes: &[u8]) -> Result<usize, ReadWdiffError> {
-    let mut reader = IndexedReader::open(bytes, bytes.len() as u64)?;
-    let mut count = 0;
-    while reader.next_record()?.is_some() {
-        count += 1;
-    }
-    Ok(count)
-}
-
-#[test]
-fn every_damage_to_a_sorted_wdiff_is_noticed() {
-    let whole = sorted_wdiff(&few_ios(), Uuid([7; 16]), Compression::Snappy, Lb(0));
-    assert_eq!(read_sorted(&whole).unwrap(), 3);
-    every_damage_is_noticed(&whole, 0..0, read_sorted);
-    let longer = [&whole[..], &[0]].concat();
-    assert!(matches!(
-        read_sorted(&longer),
-        Err(ReadWdiffError::Trailing { .. })
-    ));
-}
-
-#[test]
-fn every_damage_to_an_indexed_wdiff_is_noticed() {
-    let whole = indexed_wdiff(&few_ios(), Uuid([7; 16]), Compression::Snappy, Lb(0));
-    assert_eq!(read_indexed(&whole).unwrap(), 3);
-    // Between the only image and the index lie up to 7 bytes that mean nothing.
-    let reader = IndexedReader::open(&whole[..], whole.len() as u64).unwrap();
-    let index = reader.index().index_offset as usize;
-    let mut reader = reader;
-    let first = reader.next_index_record().unwrap().unwrap();
-    let end = first.data_offset as usize + first.data_size as usize;
-    assert!(index - end < 8);
-    every_damage_is_noticed(&whole, end..index, read_indexed);
-}
 
 fn ring_of(packs: &[Logpack], ring: &Ring, device: &mut [u8]) {
     for pack in packs {
@@ -184,13 +61,6 @@ proptest! {
         }
         prop_assert!(found == packs);
         prop_assert!(parser.finish().is_ok());
-    }
-
-    #[test]
-    fn noise_is_refused_without_a_panic(noise in proptest::collection::vec(any::<u8>(), 0..9000)) {
-        prop_assert!(read_wlog(&noise).is_err());
-        prop_assert!(read_sorted(&noise).is_err());
-        prop_assert!(read_indexed(&noise).is_err());
     }
 }
 

@@ -26,6 +26,14 @@ pub enum WriteWlogError {
         /// Where the wlog goes on.
         expected: Lsid,
     },
+    /// No reader takes a file header with an empty or reversed lsid range.
+    #[error("write a wlog from lsid {begin} to {end}: expected begin < end")]
+    Range {
+        /// The begin lsid.
+        begin: Lsid,
+        /// The end lsid.
+        end: Lsid,
+    },
     /// The pack has another physical block size than the wlog.
     #[error("logpack {lsid} has physical blocks of {found} bytes, the wlog of {expected}")]
     OtherBlockSize {
@@ -49,7 +57,10 @@ pub struct WlogWriter<W> {
 impl<W: Write> WlogWriter<W> {
     /// Writes the file header. Packs must carry its salt.
     pub fn new(mut out: W, header: WlogFileHeader) -> Result<Self, WriteWlogError> {
-        let next = header.begin;
+        let (next, end) = (header.begin, header.end);
+        if next >= end {
+            return Err(WriteWlogError::Range { begin: next, end });
+        }
         out.write_all(&header.encode())
             .map_err(|source| WriteWlogError::Io { lsid: next, source })?;
         Ok(Self { out, header, next })
