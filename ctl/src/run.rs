@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use time::OffsetDateTime;
+use walb_offline::OfflineError;
 
 use crate::answer::Answer;
 use crate::arguments::{self, Arguments};
-use crate::command::{Cli, UNSUPPORTED_COMMANDS, UNSUPPORTED_TARGETS};
+use crate::command::{Cli, Command, UNSUPPORTED_COMMANDS, UNSUPPORTED_TARGETS};
 use crate::error::{self, CommandError};
 
 /// Runs one command; `argv` starts with the program's name. Exit status: 0 for a positive answer, else 1.
@@ -23,6 +24,13 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         walb_common::daemon::logging::init(true);
     }
     let origin = origin(&arguments);
+    if let Command::Offline(offline) = cli.command {
+        return match offline.run(cli.options.json) {
+            Ok(code) => code,
+            Err(OfflineError::Usage(reason)) => wrong_usage(&reason),
+            Err(OfflineError::Failed(reason)) => fail(&origin, &reason),
+        };
+    }
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -42,7 +50,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn origin(arguments: &Arguments) -> String {
     let command = arguments.command.clone().unwrap_or_default();
     match &arguments.second {
-        Some(second) if matches!(command.as_str(), "get" | "archive-info" | "pki") => {
+        Some(second) if matches!(command.as_str(), "get" | "archive-info" | "pki" | "offline") => {
             format!("{command} {second}")
         }
         _ => command,

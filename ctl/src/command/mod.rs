@@ -108,6 +108,8 @@ pub enum Command {
     Version(node::Version),
     /// Make and show certificates; needs no server
     Pki(pki::Pki),
+    /// Read and write WalB's files with no server, no configuration, no network
+    Offline(walb_offline::Offline),
 }
 
 impl Command {
@@ -125,6 +127,7 @@ impl Command {
         let open = || Session::open(options, origin, retries.saturating_add(1));
         match self {
             Self::Pki(command) => command.run(time::OffsetDateTime::now_utc()),
+            Self::Offline(_) => unreachable!("run without a runtime, before this is called"),
             Self::Status(command) => command.run(&open()?).await,
             Self::InitVol(command) => command.run(&open()?).await,
             Self::ClearVol(command) => command.run(&open()?).await,
