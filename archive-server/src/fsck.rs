@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use walb_common::archive_files::check::{self, WdiffFinding};
 use walb_common::daemon::chain;
-use walb_common::format::wdiff::WdiffReader;
 use walb_common::lineage::MetaDiff;
 use walb_common::types::VolumeName;
 
@@ -62,7 +62,7 @@ fn survey_files(config: &Config) -> Result<Survey, FileError> {
         } else if let Ok(volume) = VolumeName::new(&name) {
             let dir = VolumeDir::new(path);
             // A directory that cannot even be listed may be anybody's; as a volume it is shown, with the reason.
-            if matches!(dir.is_a_volume(), Ok(false)) {
+            if matches!(dir.files().is_a_volume(), Ok(false)) {
                 tracing::warn!(path = %dir.path().display(), "not a volume's directory; left alone");
                 continue;
             }
@@ -213,9 +213,14 @@ pub async fn run(config: &Config, read: bool) -> Result<Vec<String>, OpenError> 
         let checked = tokio::task::spawn_blocking(move || {
             let mut bad = Vec::new();
             for (name, dir, loaded) in &found {
-                for diff in loaded.held.diffs.iter() {
-                    if let Err(error) = WdiffReader::open(dir.diff(diff)).and_then(WdiffReader::verify) {
-                        bad.push(format!("{name}: {}", chain(&error)));
+                let diffs: Vec<MetaDiff> = loaded.held.diffs.iter().copied().collect();
+                let findings = check::wdiffs(dir.files(), &diffs, loaded.held.size, &|_| {});
+                for (diff, finding) in diffs.iter().zip(findings) {
+                    match finding {
+                        WdiffFinding::Sound => {}
+                        // The daemon does not run, so nobody has replaced it.
+                        WdiffFinding::Gone => bad.push(format!("{name}: {} is gone", diff.file_name())),
+                        WdiffFinding::Wrong(text) => bad.push(format!("{name}: {text}")),
                     }
                 }
             }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use walb_common::archive_files::image_name;
 use walb_common::disk::{fault, remove_durable, rename_durable, sync_dir};
 use walb_common::types::{Gid, LB_SIZE, Lb, VolumeName};
 
@@ -29,7 +30,7 @@ impl Images {
         for entry in fs::read_dir(dir).at("list", dir)? {
             let entry = entry.at("list", dir)?;
             let name = entry.file_name();
-            match name.to_str().and_then(parse_restored) {
+            match name.to_str().and_then(image_name::parse_restored) {
                 Some((_, _, true)) => {
                     tracing::info!(image = %entry.path().display(), "removing what an interrupted restore left");
                     if let Err(error) = remove_durable(&entry.path()) {
@@ -52,17 +53,17 @@ impl Images {
 
     /// The base image of a volume.
     pub fn base(&self, volume: &VolumeName) -> PathBuf {
-        self.dir.join(format!("wb_{volume}"))
+        self.dir.join(image_name::base(volume))
     }
 
     /// The restored image of a snapshot.
     pub fn restored(&self, volume: &VolumeName, gid: Gid) -> PathBuf {
-        self.dir.join(format!("wr_{volume}_{gid}"))
+        self.dir.join(image_name::restored(volume, gid))
     }
 
     /// What a restored image is called while it is being made.
     pub fn unfinished(&self, volume: &VolumeName, gid: Gid) -> PathBuf {
-        self.dir.join(format!("wr_{volume}_{gid}_tmp"))
+        self.dir.join(image_name::unfinished(volume, gid))
     }
 
     /// Size of the base image, if there is one.
@@ -110,7 +111,7 @@ impl Images {
             if entry
                 .file_name()
                 .to_str()
-                .and_then(parse_restored)
+                .and_then(image_name::parse_restored)
                 .is_some_and(|(name, ..)| name == *volume)
             {
                 fs::remove_file(entry.path()).at("remove", &entry.path())?;
@@ -137,43 +138,4 @@ pub(crate) fn create_image(path: &Path) -> Result<File, FileError> {
         .mode(0o600)
         .open(path)
         .at("create", path)
-}
-
-/// Volume, gid, and whether it is unfinished, of `wr_VOL_GID[_tmp]`.
-fn parse_restored(name: &str) -> Option<(VolumeName, Gid, bool)> {
-    let rest = name.strip_prefix("wr_")?;
-    let (rest, unfinished) = rest
-        .strip_suffix("_tmp")
-        .map_or((rest, false), |rest| (rest, true));
-    let (volume, gid) = rest.split_once('_')?;
-    Some((VolumeName::new(volume).ok()?, gid.parse().ok()?, unfinished))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_restored_images_are_told_from_others() {
-        let name = |n: &str| VolumeName::new(n).unwrap();
-        assert_eq!(
-            parse_restored("wr_vol-0_12"),
-            Some((name("vol-0"), Gid(12), false))
-        );
-        assert_eq!(
-            parse_restored("wr_vol-0_12_tmp"),
-            Some((name("vol-0"), Gid(12), true))
-        );
-        for other in [
-            "wb_vol0",
-            "wr_vol0",
-            "wr_vol0_",
-            "wr_vol0_x",
-            "wr__1",
-            "lost+found",
-            "wr_vol0_1_tmp_tmp",
-        ] {
-            assert_eq!(parse_restored(other), None, "{other}");
-        }
-    }
 }

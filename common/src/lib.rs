@@ -7,6 +7,7 @@
 //!      convert::log_device_to_wlog  wlog_to_wdiff   merge, apply        convert
 //!
 //!  snapshots, diffs, what follows what                                  lineage
+//!  an archive's directory, read without its daemon                      archive_files
 //!  what a volume may do next, per role                                  state
 //!  frames between daemons, TLS identity                                 wire
 //!  requests and answers of the control plane                            rest
@@ -16,6 +17,7 @@
 //!
 //! This crate knows none of the roles' decisions; nothing here depends on another crate of the workspace.
 
+pub mod archive_files;
 pub mod convert;
 pub mod daemon;
 pub mod disk;

@@ -58,7 +58,7 @@ fn read(
     notes: &mut Vec<String>,
 ) -> Result<(Static, Held, Vec<MetaDiff>), String> {
     let told = |e: &(dyn std::error::Error + 'static)| chain(e);
-    let state = dir.read_state().map_err(|e| told(&e))?;
+    let state = dir.files().read_state().map_err(|e| told(&e))?;
     if matches!(state, Static::Clear | Static::SyncReady) {
         // Nothing here means anything: a reset or a full backup was interrupted, or it is simply empty.
         let settle = || -> Result<(), FileError> {
@@ -68,10 +68,10 @@ fn read(
         settle().map_err(|e| told(&e))?;
         return Ok((Static::SyncReady, Held::default(), Vec::new()));
     }
-    let lineage = dir.read_lineage().map_err(|e| told(&e))?;
+    let lineage = dir.files().read_lineage().map_err(|e| told(&e))?;
     let size = images.base_size(name).map_err(|e| told(&e))?;
     let size = size.ok_or_else(|| format!("no base image {}", images.base(name).display()))?;
-    if let Some(expected) = dir.read_size().map_err(|e| told(&e))?
+    if let Some(expected) = dir.files().read_size().map_err(|e| told(&e))?
         && expected != size
     {
         let image = images.base(name);

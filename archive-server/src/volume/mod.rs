@@ -11,26 +11,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use walb_common::archive_files::Lineage;
 use walb_common::daemon::occupancy::{Archive, Occupancy};
 use walb_common::lineage::{BaseState, DiffSet, MetaDiff};
 use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::state::archive::{Static, is_active};
-use walb_common::types::{Gid, Lb, Timestamp, Uuid, VolumeName};
+use walb_common::types::{Gid, Lb, Timestamp, VolumeName};
 
 pub(crate) use actions::{clear, init, reset, start, stop};
 pub(crate) use directory::{CLEAR_SUFFIX, INIT_SUFFIX, VolumeDir};
 pub(crate) use load::{Loaded, load};
-
-/// Where a volume's data come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lineage {
-    /// What the base image shows.
-    pub base: BaseState,
-    /// This lineage of archive data.
-    pub archive_uuid: Uuid,
-    /// Life of the log that the diffs come from.
-    pub uuid: Uuid,
-}
 
 /// What a volume holds.
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! What somebody should look at although the volume works. A diff that is lost, here or upstream, stops the volume at
 //! the snapshot before it: everything later is refused as too new, for ever, and this is where it shows.
 
+use walb_common::archive_files::check::gap;
 use walb_common::lineage::MetaDiff;
 use walb_common::types::Timestamp;
 
@@ -22,16 +23,7 @@ impl Held {
             return Vec::new();
         };
         let latest = latest.snapshot();
-        let mut told = Vec::new();
-        let mut beyond = self.diffs.iter().filter(|d| d.begin().begin() > latest.begin());
-        if let Some(first) = beyond.next() {
-            told.push(format!(
-                "gap: no diff leads from gid {} to gid {}; {} diffs beyond it cannot be used",
-                latest.begin(),
-                first.begin().begin(),
-                1 + beyond.count(),
-            ));
-        }
+        let mut told: Vec<String> = gap(latest, &self.diffs).into_iter().collect();
         if let Some((diff, since)) = self.too_new {
             told.push(format!(
                 "gap: the diffs from gid {} to gid {} have not come, {diff} has been refused as too new since {since}; \

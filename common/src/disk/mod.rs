@@ -5,7 +5,9 @@
 
 mod durable;
 pub mod fault;
+mod file_error;
 
 pub use durable::{
     TEMPORARY_SUFFIX, remove_durable, rename_durable, replace_durable, sync_dir, temporary_path,
 };
+pub use file_error::{At, FileError};

@@ -168,6 +168,12 @@ impl From<ParseError> for ApiError {
     }
 }
 
+impl From<crate::disk::FileError> for ApiError {
+    fn from(error: crate::disk::FileError) -> Self {
+        Self::internal(&error)
+    }
+}
+
 /// SQLite's result code for a disk that is full.
 const SQLITE_FULL: &str = "13";
 
