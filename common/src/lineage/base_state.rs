@@ -108,7 +108,8 @@ impl BaseState {
         Ok(Self::idle(self.end_of(list)?, last.timestamp()))
     }
 
-    fn end_of(&self, list: &[MetaDiff]) -> Result<Snapshot, NotApplicable> {
+    /// Where `list` leads. An empty one leads nowhere from an interrupted apply: that image means nothing.
+    pub(super) fn end_of(&self, list: &[MetaDiff]) -> Result<Snapshot, NotApplicable> {
         let mut at = self.at;
         for diff in list {
             at = at.apply(diff).ok_or(NotApplicable::Gap { at, diff: *diff })?;

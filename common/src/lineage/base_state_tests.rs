@@ -7,7 +7,14 @@ fn base(text: &str) -> BaseState {
 
 #[test]
 fn states_print_and_parse_with_and_without_time() {
-    for text in ["<|5|>", "<|0,10|>", "<|0,10|-->|25|>", "<|0|-->|5,6|>"] {
+    for text in [
+        "<|5|>",
+        "<|0,10|>",
+        "<|0|-->|25|>",
+        "<|0,10|-->|25|>",
+        "<|0|-->|5,6|>",
+        "<|0,10|-->|12,18446744073709551615|>",
+    ] {
         assert_eq!(base(text).to_string(), text);
         let default = BaseState::parse(text, Timestamp(77)).unwrap();
         assert_eq!((default, default.timestamp()), (base(text), Timestamp(77)));
@@ -42,6 +49,44 @@ fn what_is_no_state_is_refused() {
         "<|5|-->|6|-->|7|>",
     ] {
         assert!(text.parse::<BaseState>().is_err(), "{text}");
+    }
+}
+
+/// The text has no checksum, so another digit is another state. But nothing is read as what it does not say.
+#[test]
+fn a_damaged_text_is_refused_or_read_as_it_stands() {
+    for text in [
+        "<|5|>-20261122140000",
+        "<|10,17|>-20261122140000",
+        "<|0|-->|25|>-20261122140000",
+        "<|1,10|-->|25,36|>-20261122140000",
+    ] {
+        let sound = base(text);
+        let mut read = 0;
+        let mut damaged = text.as_bytes().to_vec();
+        for bit in 0..text.len() * 8 {
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            if let Some(found) = str::from_utf8(&damaged)
+                .ok()
+                .and_then(|t| t.parse::<BaseState>().ok())
+            {
+                assert_eq!(found.with_time().as_bytes(), damaged, "of {text}");
+                assert!(found != sound || found.timestamp() != sound.timestamp());
+                read += 1;
+            }
+            damaged[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert!(read > 0, "digits become other digits");
+        for len in 0..text.len() {
+            // Without its time, and only then, a shorter text says the same.
+            let whole = text[..len].ends_with("|>");
+            assert_eq!(
+                text[..len].parse::<BaseState>().is_ok(),
+                whole,
+                "{}",
+                &text[..len]
+            );
+        }
     }
 }
 

@@ -12,21 +12,21 @@ use super::fixture::snap;
 use super::{BaseState, DiffSet, MetaDiff, Snapshot};
 use crate::types::{Gid, Timestamp};
 
-const BLOCKS: usize = 16;
-type Image = [u64; BLOCKS];
-type Blocks = BTreeMap<usize, u64>;
+pub const BLOCKS: usize = 16;
+pub type Image = [u64; BLOCKS];
+pub type Blocks = BTreeMap<usize, u64>;
 
 /// The gid of an instant is the number of writes before it; write number i puts i + 1 into one block, or, so that blocks
 /// can also return to an old value, 1.
 #[derive(Debug, Clone)]
-struct History(Vec<(usize, bool)>);
+pub struct History(pub Vec<(usize, bool)>);
 
 impl History {
     fn value(&self, write: usize) -> u64 {
         if self.0[write].1 { 1 } else { write as u64 + 1 }
     }
 
-    fn image_at(&self, gid: Gid) -> Image {
+    pub fn image_at(&self, gid: Gid) -> Image {
         let mut image = [0; BLOCKS];
         for (block, value) in self.log(Gid(0), gid) {
             image[block] = value;
@@ -34,19 +34,19 @@ impl History {
         image
     }
 
-    fn log(&self, from: Gid, to: Gid) -> Blocks {
+    pub fn log(&self, from: Gid, to: Gid) -> Blocks {
         let n = |gid: Gid| usize::try_from(gid.0).unwrap().min(self.0.len());
         (n(from)..n(to)).map(|i| (self.0[i].0, self.value(i))).collect()
     }
 
     /// A scan: each block at some instant of the snapshot.
-    fn scan(&self, at: Snapshot, instants: &[u64; BLOCKS]) -> Image {
+    pub fn scan(&self, at: Snapshot, instants: &[u64; BLOCKS]) -> Image {
         let width = at.end().0 - at.begin().0 + 1;
         std::array::from_fn(|block| self.image_at(Gid(at.begin().0 + instants[block] % width))[block])
     }
 
     /// Whether every block of the image shows an instant of the snapshot.
-    fn conforms(&self, image: &Image, at: Snapshot) -> bool {
+    pub fn conforms(&self, image: &Image, at: Snapshot) -> bool {
         let instants: Vec<Image> = (at.begin().0..=at.end().0)
             .map(|g| self.image_at(Gid(g)))
             .collect();
@@ -54,7 +54,7 @@ impl History {
     }
 }
 
-fn applied(image: &Image, diff: &Blocks) -> Image {
+pub fn applied(image: &Image, diff: &Blocks) -> Image {
     let mut image = *image;
     for (block, value) in diff {
         image[*block] = *value;
@@ -62,7 +62,13 @@ fn applied(image: &Image, diff: &Blocks) -> Image {
     image
 }
 
-fn merged(older: &Blocks, newer: &Blocks) -> Blocks {
+/// The blocks in which `newer` differs from `older`.
+pub fn changed(older: &Image, newer: &Image) -> Blocks {
+    let differ = (0..BLOCKS).filter(|b| newer[*b] != older[*b]);
+    differ.map(|b| (b, newer[b])).collect()
+}
+
+pub fn merged(older: &Blocks, newer: &Blocks) -> Blocks {
     let mut all = older.clone();
     all.extend(newer);
     all
@@ -121,12 +127,8 @@ fn build(history: History, dirt: u64, instants: &[u64; BLOCKS], steps: Vec<Step>
             Step::Hash { gap, width, instants } => {
                 let begin = at.end().0 + gap;
                 let to = Snapshot::new(Gid(begin), Gid(begin + width)).unwrap();
-                let scanned = history.scan(to, &instants);
-                let changed = (0..BLOCKS).filter(|b| scanned[*b] != image[*b]);
-                (
-                    MetaDiff::new(at, to).unwrap(),
-                    changed.map(|b| (b, scanned[b])).collect(),
-                )
+                let blocks = changed(&image, &history.scan(to, &instants));
+                (MetaDiff::new(at, to).unwrap(), blocks)
             }
         };
         let meta = meta.with_timestamp(Timestamp(meta.end().begin().0));
@@ -171,8 +173,33 @@ proptest! {
         for (image, at) in lineage.images.iter().zip(&lineage.snapshots) {
             prop_assert!(lineage.history.conforms(image, *at), "{at}");
         }
-        // Their end never goes back.
+    }
+
+    #[test]
+    fn the_end_of_a_snapshot_never_goes_back(lineage in any_lineage()) {
         prop_assert!(lineage.snapshots.is_sorted_by_key(|s| s.end()));
+        prop_assert!(lineage.snapshots.is_sorted_by_key(|s| s.begin()));
+    }
+
+    #[test]
+    fn applying_one_after_the_other_equals_applying_their_merge(lineage in any_lineage()) {
+        // Originals and everything merged of neighbours: pairs that adjoin and pairs that overlap.
+        let n = lineage.diffs.len();
+        let all: Vec<_> = (0..n).flat_map(|i| (i + 1..=n).map(move |k| i..k)).map(|r| lineage.merge(r)).collect();
+        for (s, image) in lineage.snapshots.iter().zip(&lineage.images) {
+            for (x, x_data) in &all {
+                let Some(once) = s.apply(x) else { continue };
+                for (y, y_data) in &all {
+                    let (Some(twice), Some(merge)) = (once.apply(y), x.merge(y)) else { continue };
+                    prop_assert_eq!(s.apply(&merge), Some(twice), "{} {} {}", s, x, y);
+                    let in_turn = applied(&applied(image, x_data), y_data);
+                    let at_once = applied(image, &merged(x_data, y_data));
+                    prop_assert_eq!(in_turn, at_once);
+                    let reached = lineage.snapshots.iter().position(|t| *t == twice);
+                    prop_assert_eq!(Some(in_turn), reached.map(|i| lineage.images[i]), "{} {} {}", s, x, y);
+                }
+            }
+        }
     }
 
     #[test]

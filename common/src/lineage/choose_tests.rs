@@ -53,6 +53,16 @@ fn while_applying_the_list_starts_after_the_minimum() {
 }
 
 #[test]
+fn an_image_torn_by_an_apply_whose_diffs_are_lost_is_never_listed() {
+    let torn = base("<|0|-->|2|>");
+    for held in [set(&[]), set(&["|0|-->|1|"]), set(&["|1|-->|2|"])] {
+        assert!(held.restorable(&torn, true).is_err());
+        assert!(held.apply_list(&torn, Gid(9), 9).is_err());
+        assert_eq!(held.materialise(&torn, Gid(0), false), None);
+    }
+}
+
+#[test]
 fn only_what_is_reached_exactly_is_materialised() {
     let held = set(&["|0|-->|2|", "|2|-->|5|", "|5|-->|10|"]);
     let from = base("<|0,5|>");

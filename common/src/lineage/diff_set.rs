@@ -159,13 +159,15 @@ impl DiffSet {
             at = reached;
             short
         });
-        base.end_applying(&list)?;
+        base.end_of(&list)?;
         Ok(list)
     }
 
-    /// The newest state reachable from `base`.
+    /// The newest state reachable from `base`. An error means that a diff of an interrupted apply is lost.
     pub fn latest(&self, base: &BaseState) -> Result<BaseState, NotApplicable> {
-        base.end_applying(&self.chain(base.snapshot()))
+        let chain = self.chain(base.snapshot());
+        base.end_of(&chain)?;
+        base.end_applying(&chain)
     }
 
     /// Makes the snapshots at `gids` explicit or implicit, all of them or none. Returns the diffs that changed.

@@ -62,6 +62,10 @@ fn the_minimum_completes_an_interrupted_apply() {
         Ok(diffs(&["|0|-->|1|", "|1|-->|2|"]))
     );
     assert!(held.minimum(&base("<|0|-->|4|>")).is_err());
+    assert!(
+        held.minimum(&base("<|9|-->|12|>")).is_err(),
+        "not even the first of them is left"
+    );
     // A diff that covers more has come since: the minimum passes the target.
     let more = set(&["|0|-->|1|", "|1|-->|2|", "|0|-->|3|"]);
     assert_eq!(more.minimum(&base("<|0|-->|2|>")), Ok(diffs(&["|0|-->|3|"])));
@@ -73,6 +77,7 @@ fn the_latest_state_follows_the_whole_chain() {
     assert_eq!(held.latest(&base("<|0,9|>")), Ok(base("<|2,9|>")));
     assert_eq!(held.latest(&base("<|0|-->|1|>")), Ok(base("<|2|>")));
     assert!(held.latest(&base("<|0|-->|3|>")).is_err());
+    assert!(held.latest(&base("<|9|-->|12|>")).is_err());
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod snapshot;
 mod block_model;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod life_tests;
 
 pub use base_state::{BaseState, NotApplicable};
 pub use choose::{MergeLimits, MergeUntil, NoMergeableDiff, Restorable};

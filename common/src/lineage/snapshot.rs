@@ -105,8 +105,12 @@ impl FromStr for Snapshot {
             .and_then(|t| t.strip_suffix('|'))
             .ok_or_else(bad)?;
         let (begin, end) = inner.split_once(',').unwrap_or((inner, inner));
-        let begin = begin.parse().map_err(|_| bad())?;
-        let end = end.parse().map_err(|_| bad())?;
+        // As it is written, without leading zeros: a damaged text is not to pass for another.
+        let gid = |text: &str| match text.parse::<Gid>() {
+            Ok(gid) if gid.to_string() == text => Ok(gid),
+            _ => Err(bad()),
+        };
+        let (begin, end) = (gid(begin)?, gid(end)?);
         Self::new(begin, end).map_err(|_| bad())
     }
 }

@@ -38,6 +38,8 @@ fn what_is_no_snapshot_is_refused() {
         "|-1|",
         "|18446744073709551616|",
         "|0x5|",
+        "|05|",
+        "|00,5|",
         "|5||",
     ] {
         assert!(text.parse::<Snapshot>().is_err(), "{text}");

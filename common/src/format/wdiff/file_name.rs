@@ -138,4 +138,30 @@ mod tests {
             assert!(name.parse::<WdiffFileName>().is_err(), "{name}");
         }
     }
+
+    /// A name has no checksum, so another digit is another diff. But nothing is read as what it does not say.
+    #[test]
+    fn a_damaged_name_is_refused_or_read_as_it_stands() {
+        for name in [
+            "20260102030405-MC-255-4096.wdiff",
+            "20260102030405----1-3-4-19.wdiff",
+        ] {
+            let sound: WdiffFileName = name.parse().unwrap();
+            let mut damaged = name.as_bytes().to_vec();
+            for bit in 0..name.len() * 8 {
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                if let Some(found) = str::from_utf8(&damaged)
+                    .ok()
+                    .and_then(|n| n.parse::<WdiffFileName>().ok())
+                {
+                    assert_eq!(found.to_string().as_bytes(), damaged, "of {name}");
+                    assert_ne!(found, sound);
+                }
+                damaged[bit / 8] ^= 1 << (bit % 8);
+            }
+            for len in 0..name.len() {
+                assert!(name[..len].parse::<WdiffFileName>().is_err(), "{}", &name[..len]);
+            }
+        }
+    }
 }
