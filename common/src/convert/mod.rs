@@ -3,6 +3,7 @@
 //! ```text
 //!  log device --log_device_to_wlog--> wlog --wlog_to_wdiff--> wdiff --merge_wdiffs--> wdiff --wdiff_to_base_image--> image
 //!                     overlay: later records win, piece by piece _/            full image --image_to_wdiff--> wdiff
+//!                           base image + wdiffs --restore_stream--> the image of a snapshot
 //! ```
 
 #![expect(
@@ -10,18 +11,25 @@
     reason = "hosts are 64-bit (asserted in format); what is narrowed further was bounded first"
 )]
 
+mod batch;
+pub mod image_source;
 pub mod image_target;
 pub mod image_to_wdiff;
 pub mod log_device_to_wlog;
 pub mod merge_wdiffs;
 pub mod overlay;
+pub mod restore_stream;
 pub mod wdiff_to_base_image;
 pub mod wlog_to_wdiff;
 
+pub use image_source::ImageSource;
 pub use image_target::ImageTarget;
 pub use image_to_wdiff::{DEFAULT_IMAGE_IO, ImageToWdiffError, image_to_indexed, image_to_sorted};
 pub use log_device_to_wlog::{ExtractError, Extracted, log_device_to_wlog};
 pub use merge_wdiffs::{MergeError, MergeStats, WdiffMerger, merge_to_sorted};
+pub use restore_stream::{
+    Chunk, RestoreError, RestoreStats, RestoreStream, restore_to_image, restore_to_writer,
+};
 pub use wdiff_to_base_image::{ApplyError, ApplyStats, DiscardMode, apply_wdiffs};
 pub use wlog_to_wdiff::{ConvertError, ConvertStats, DEFAULT_MAX_IO, IndexedConverter, SortedConverter};
 

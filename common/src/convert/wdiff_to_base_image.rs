@@ -7,15 +7,14 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use crate::convert::batch::{BATCH_BYTES, Batch, Op, What, pipelined};
 use crate::convert::image_target::ImageTarget;
 use crate::convert::merge_wdiffs::WdiffMerger;
 use crate::disk::fault;
 use crate::format::compress::DecompressError;
-use crate::format::wdiff::{Content, WdiffFileError, WdiffReader};
+use crate::format::wdiff::{Content, WdiffFileError, WdiffReader, WdiffRecord};
 use crate::types::{LB_SIZE, Lb};
 
-/// Adjacent writes are gathered up to this size.
-const WRITE_BYTES: usize = 1 << 20;
 /// Zeros and discards are passed on in parts of at most this size, so that a stop is heard between them.
 const DATALESS_BYTES: u64 = 1 << 30;
 
@@ -86,6 +85,9 @@ pub struct ApplyStats {
 
 /// Applies `inputs`, oldest first, to `image`, and syncs it. `progress` is told the bytes dealt with so far, between
 /// writes, and can stop it there.
+///
+/// Records are read, checked and decompressed on another thread than the one that calls and writes; neighbours are
+/// written together. Memory: 3 MiB, and for each input its read buffer and the record at hand.
 pub fn apply_wdiffs<T: ImageTarget + ?Sized>(
     inputs: Vec<WdiffReader>,
     image: &T,
@@ -96,125 +98,118 @@ pub fn apply_wdiffs<T: ImageTarget + ?Sized>(
     if discard == DiscardMode::Ignore {
         merger = merger.without_discards();
     }
-    let bytes = image.size().map_err(|source| ApplyError::Image {
-        act: "size",
-        position: 0,
-        source,
-    })?;
-    let size = Lb(bytes / LB_SIZE);
-    let mut run = Run {
+    let bytes = image.size().map_err(failed("size", 0))?;
+    let mut maker = Maker {
+        merger,
+        size: Lb(bytes / LB_SIZE),
+        discard,
+        next: None,
+        records: 0,
+    };
+    let mut writer = Writer {
         image,
-        at: 0,
-        buf: Vec::new(),
         stats: ApplyStats::default(),
         progress,
     };
-    while let Some(record) = merger.next_record()? {
-        let (address, end) = (record.address, record.end());
-        if end > size {
-            return Err(ApplyError::BeyondEnd { address, end, size });
-        }
-        run.stats.records += 1;
-        let (position, length) = (address.bytes(), record.blocks.bytes());
-        match (&record.content, discard) {
-            (Content::Normal(data), _) => {
-                let raw = data
-                    .raw()
-                    .map_err(|source| ApplyError::Decompress { address, source })?;
-                run.data(position, &raw)?;
-            }
-            (Content::AllZero, _) | (Content::Discard, DiscardMode::Zero) => run.zeroes(position, length)?,
-            (Content::Discard, DiscardMode::Passdown) => run.discard(position, length)?,
-            (Content::Discard, DiscardMode::Ignore) => {}
-        }
-    }
-    run.flush()?;
-    let stats = run.stats;
-    let failed = |source| ApplyError::Image {
-        act: "sync",
-        position: 0,
-        source,
+    pipelined(|batch| maker.fill(batch), |batch| writer.write(batch))?;
+    let stats = ApplyStats {
+        records: maker.records,
+        ..writer.stats
     };
-    fault::point("convert.apply.written").map_err(failed)?;
+    fault::point("convert.apply.written").map_err(failed("sync", 0))?;
     // Durable before the caller records that the wdiffs are applied.
-    image.sync().map_err(failed)?;
-    fault::point("convert.apply.synced").map_err(failed)?;
+    image.sync().map_err(failed("sync", 0))?;
+    fault::point("convert.apply.synced").map_err(failed("sync", 0))?;
     Ok(stats)
 }
 
-/// Data gathered for one write.
-struct Run<'a, T: ?Sized> {
+/// Makes batches of the merged records.
+struct Maker {
+    merger: WdiffMerger,
+    size: Lb,
+    discard: DiscardMode,
+    /// A record that the last batch had no room for.
+    next: Option<WdiffRecord>,
+    records: u64,
+}
+
+impl Maker {
+    /// Fills a batch; false when that was the last.
+    fn fill(&mut self, batch: &mut Batch) -> Result<bool, ApplyError> {
+        let mut used = 0;
+        while !batch.is_full() {
+            let record = match self.next.take() {
+                Some(record) => record,
+                None => match self.merger.next_record()? {
+                    Some(record) => record,
+                    None => return Ok(false),
+                },
+            };
+            let (address, end, size) = (record.address, record.end(), self.size);
+            if end > size {
+                return Err(ApplyError::BeyondEnd { address, end, size });
+            }
+            let length = record.blocks.bytes();
+            let what = match (&record.content, self.discard) {
+                (Content::Normal(data), _) => {
+                    let from = used;
+                    // One that is larger than a batch gets a batch of its own.
+                    if from > 0 && from + length as usize > BATCH_BYTES {
+                        self.next = Some(record);
+                        return Ok(true);
+                    }
+                    used += length as usize;
+                    data.copy_raw(batch.room(from, length as usize))
+                        .map_err(|source| ApplyError::Decompress { address, source })?;
+                    What::Data(from)
+                }
+                (Content::AllZero, _) | (Content::Discard, DiscardMode::Zero) => What::Zeros,
+                (Content::Discard, DiscardMode::Passdown) => What::Discard,
+                (Content::Discard, DiscardMode::Ignore) => continue,
+            };
+            self.records += 1;
+            batch.push(Op {
+                position: address.bytes(),
+                length,
+                what,
+            });
+        }
+        Ok(true)
+    }
+}
+
+/// Does what the batches say.
+struct Writer<'a, T: ?Sized> {
     image: &'a T,
-    at: u64,
-    buf: Vec<u8>,
     stats: ApplyStats,
     progress: &'a mut dyn FnMut(u64) -> ControlFlow<()>,
 }
 
-impl<T: ImageTarget + ?Sized> Run<'_, T> {
-    fn data(&mut self, position: u64, raw: &[u8]) -> Result<(), ApplyError> {
-        let follows = self.at + self.buf.len() as u64 == position;
-        if !follows || self.buf.len() + raw.len() > WRITE_BYTES {
-            self.flush()?;
-            self.at = position;
-        }
-        if raw.len() >= WRITE_BYTES {
-            return self.write(position, raw);
-        }
-        self.buf.extend_from_slice(raw);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), ApplyError> {
-        let buf = std::mem::take(&mut self.buf);
-        if !buf.is_empty() {
-            self.write(self.at, &buf)?;
-        }
-        self.buf = buf;
-        self.buf.clear();
-        Ok(())
-    }
-
-    fn write(&mut self, position: u64, data: &[u8]) -> Result<(), ApplyError> {
-        self.image
-            .write_at(data, position)
-            .map_err(|source| ApplyError::Image {
-                act: "write",
-                position,
-                source,
-            })?;
-        self.stats.written += data.len() as u64;
-        self.report()
-    }
-
-    fn zeroes(&mut self, position: u64, length: u64) -> Result<(), ApplyError> {
-        self.flush()?;
-        for (position, length) in parts(position, length) {
-            self.image
-                .write_zeroes(position, length)
-                .map_err(|source| ApplyError::Image {
-                    act: "write zeros to",
-                    position,
-                    source,
-                })?;
-            self.stats.zeroed += length;
-            self.report()?;
-        }
-        Ok(())
-    }
-
-    fn discard(&mut self, position: u64, length: u64) -> Result<(), ApplyError> {
-        self.flush()?;
-        for (position, length) in parts(position, length) {
-            self.image
-                .discard(position, length)
-                .map_err(|source| ApplyError::Image {
-                    act: "discard from",
-                    position,
-                    source,
-                })?;
-            self.stats.discarded += length;
-            self.report()?;
+impl<T: ImageTarget + ?Sized> Writer<'_, T> {
+    fn write(&mut self, batch: &Batch) -> Result<(), ApplyError> {
+        for op in batch.ops() {
+            if let Some(data) = batch.data(op) {
+                self.image
+                    .write_at(data, op.position)
+                    .map_err(failed("write", op.position))?;
+                self.stats.written += op.length;
+                self.report()?;
+                continue;
+            }
+            for (position, length) in parts(op.position, op.length) {
+                if op.what == What::Discard {
+                    self.image
+                        .discard(position, length)
+                        .map_err(failed("discard from", position))?;
+                    self.stats.discarded += length;
+                } else {
+                    self.image
+                        .write_zeroes(position, length)
+                        .map_err(failed("write zeros to", position))?;
+                    self.stats.zeroed += length;
+                }
+                self.report()?;
+            }
         }
         Ok(())
     }
@@ -224,6 +219,14 @@ impl<T: ImageTarget + ?Sized> Run<'_, T> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(ApplyError::Stopped),
         }
+    }
+}
+
+fn failed(act: &'static str, position: u64) -> impl FnOnce(io::Error) -> ApplyError {
+    move |source| ApplyError::Image {
+        act,
+        position,
+        source,
     }
 }
 

@@ -1,11 +1,13 @@
 //! A volume in memory: the naive model that everything else is compared with.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::generators::Io;
-use crate::convert::ImageTarget;
-use crate::types::Lb;
+use crate::convert::{ImageSource, ImageTarget};
+use crate::format::read_at::ReadAt;
+use crate::types::{LB_SIZE, Lb};
 
 /// An image in memory. Discarded ranges become zeros.
 #[derive(Debug)]
@@ -53,5 +55,30 @@ impl ImageTarget for MemImage {
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl ReadAt for MemImage {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.bytes().read_exact_at(buf, offset)
+    }
+}
+
+/// Logical blocks of zeros are its holes.
+impl ImageSource for MemImage {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.bytes().len() as u64)
+    }
+    fn data_from(&self, position: u64) -> io::Result<Option<Range<u64>>> {
+        let bytes = self.bytes();
+        let block = |n: u64| bytes.get((n * LB_SIZE) as usize..).unwrap_or(&[]);
+        let is_data = |n: &u64| block(*n).iter().take(LB_SIZE as usize).any(|b| *b != 0);
+        let blocks = (bytes.len() as u64).div_ceil(LB_SIZE);
+        let Some(start) = (position / LB_SIZE..blocks).find(is_data) else {
+            return Ok(None);
+        };
+        let end = (start..blocks).find(|n| !is_data(n)).unwrap_or(blocks);
+        let end = (end * LB_SIZE).min(bytes.len() as u64);
+        Ok(Some((start * LB_SIZE).max(position)..end))
     }
 }
