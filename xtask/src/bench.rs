@@ -4,10 +4,10 @@ use anyhow::{Context, Result};
 
 use crate::{build, prerequisites, run};
 
-/// Builds with optimisation, then measures.
+/// Builds with optimisation, then measures. The bench itself checks its `arguments`.
 pub fn run(arguments: &[String]) -> Result<()> {
     prerequisites::root()?;
-    prerequisites::ensure(&[("lz4", "lz4")])?;
+    prerequisites::ensure(prerequisites::BENCH)?;
     eprintln!("building with optimisation ...");
     let binaries = build::binaries(true)?;
     let bench = binaries.join("walb-bench");

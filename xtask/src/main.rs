@@ -37,11 +37,11 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Measure each stage of the flow beside yardsticks (optimised build).
-    #[command(after_help = "Example: cargo xtask bench -- --size-mib 1024 --rounds 3")]
+    /// Measure beside yardsticks (optimised build): `formats`, `flow` or `latency`.
+    #[command(after_help = "Example: cargo xtask bench formats --sizes 64m,256m --rounds 5 --only merge")]
     Bench {
-        /// Passed on to walb-bench.
-        #[arg(last = true)]
+        /// Which bench, and its options; `cargo xtask bench formats --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
     /// Everything CI checks: formatting, lints, tests, a small quickstart.

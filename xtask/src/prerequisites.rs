@@ -28,7 +28,12 @@ pub const TESTS: &[Need] = &[
     ("qemu-img", "qemu-utils"),
     ("fio", "fio"),
     ("python3", "python3"),
+    ("lz4", "lz4"),
+    ("xxhsum", "xxhash"),
 ];
+
+/// For the benches: the yardsticks.
+pub const BENCH: &[Need] = &[("lz4", "lz4"), ("xxhsum", "xxhash")];
 
 /// Installs what is missing.
 pub fn ensure(needs: &[Need]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! How long after a write to a volume under load it can be restored, with a snapshot taken right behind it.
+//! `bench latency`: how long after a write to a volume under load it can be restored, with a snapshot taken right behind it.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,18 @@ use walb_tests::wait::PATIENCE;
 use walb_tests::{Cluster, Guest, VolumeSpec};
 use walb_wdev::nbd::client::NbdClient;
 
+/// Measures from a guest's write to the archive listing it as restorable.
+#[derive(clap::Args)]
+#[command(after_help = "Example: walb-bench latency --snapshots 15")]
+pub struct Arguments {
+    /// Snapshots measured from the write to restorable.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    snapshots: u32,
+}
+
 /// Takes snapshots one after the other while a guest writes, and prints the distribution.
-pub fn run(snapshots: usize) -> Result<()> {
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let snapshots = arguments.snapshots;
     let cluster = Cluster::start()?;
     let spec = VolumeSpec {
         size: 256 << 20,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Cost;
+use super::Cost;
 
 /// `lz4 -b1`: MB/s of its compression, one core, in memory.
 pub fn lz4(file: &Path) -> Result<f64> {

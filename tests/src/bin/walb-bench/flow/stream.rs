@@ -20,8 +20,8 @@ use walb_common::wire::stream::{Bulk, Received, Stream};
 use walb_common::wire::tls::TlsContext;
 use walb_tests::pki::Pki;
 
-use crate::workload::Workload;
-use crate::{Cost, cpu_now};
+use super::workload::Workload;
+use super::{Cost, cpu_now};
 
 async fn swallow(mut stream: Stream) {
     while let Ok(Received::Bulk(bulk)) = stream.recv_bulk().await {

@@ -8,8 +8,8 @@ use walb_common::convert::{IndexedConverter, merge_to_sorted};
 use walb_common::format::wdiff::WdiffReader;
 use walb_common::types::{Compression, CompressionSetting, Lb, Uuid};
 
-use crate::workload::Workload;
-use crate::{Cost, measured};
+use super::workload::Workload;
+use super::{Cost, measured};
 
 /// Reads every logpack and verifies header and data. Bytes: of log.
 pub fn read_log(work: &Workload) -> Result<Cost> {
