@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::run::visibly;
-use crate::{build, prerequisites, quickstart};
+use crate::{build, fuzz, prerequisites, quickstart};
 
 /// Every test of the workspace; `arguments` go to the test binaries.
 pub fn test(arguments: &[String]) -> Result<()> {
@@ -37,7 +37,9 @@ pub fn all() -> Result<()> {
     step("quickstart");
     quickstart::run(&quickstart::Options::small())?;
     step("tests");
-    test(&[])
+    test(&[])?;
+    step("hostile bytes");
+    fuzz::run(&fuzz::Options::ci())
 }
 
 fn step(name: &str) {

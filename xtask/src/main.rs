@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod ci;
+mod fuzz;
 mod interrupt;
 mod prerequisites;
 mod quickstart;
@@ -44,16 +45,23 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
-    /// Everything CI checks: formatting, lints, tests, a small quickstart.
+    /// Feed hostile bytes to the parsers, led by coverage.
+    #[command(after_help = "Example: cargo xtask fuzz wlog --seconds 600")]
+    Fuzz(fuzz::Options),
+    /// Everything CI checks: formatting, lints, tests, a short search with hostile bytes, a small quickstart.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::as_compiler() {
+        return code;
+    }
     let result = match Arguments::parse().command {
         Command::Quickstart(options) => quickstart::run(&options),
         Command::Test { arguments } => ci::test(&arguments),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ci => ci::all(),
     };
     match result {

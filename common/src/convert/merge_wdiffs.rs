@@ -187,7 +187,11 @@ impl WdiffMerger {
         let end = address + piece.blocks;
         let next_cut = match self.max_io {
             0 => end,
-            max => (piece.origin + ((address - piece.origin) / max + 1).saturating_mul(max)).min(end),
+            max => {
+                // A piece may end at the very last address.
+                let chunks = (address - piece.origin) / max + 1;
+                piece.origin.saturating_add(chunks.saturating_mul(max)).min(end)
+            }
         };
         let content = piece.content.part(0, next_cut - address);
         self.ready.push_back(WdiffRecord {

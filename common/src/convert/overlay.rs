@@ -83,7 +83,7 @@ impl<P: Piece> Overlay<P> {
                 max => {
                     let mut from = new.address;
                     while from < new.end() {
-                        let to = new.end().min(from + max);
+                        let to = new.end().min(from.saturating_add(max));
                         self.put(new.part(from, to));
                         from = to;
                     }

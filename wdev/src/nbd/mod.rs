@@ -17,6 +17,8 @@ mod exports;
 mod handshake;
 pub mod protocol;
 mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transmission;
 mod transport;
 mod window;
