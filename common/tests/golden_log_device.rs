@@ -83,7 +83,8 @@ fn scan(device: &[u8], sector: &SuperSector, from: Lsid) -> (Vec<Logpack>, ScanE
 }
 
 fn extracted(device: &[u8], sector: &SuperSector, begin: Lsid, end: Lsid) -> (Vec<u8>, Extracted) {
-    log_device_to_wlog(device, sector, begin, end, Vec::new()).unwrap()
+    let (wlog, extracted) = log_device_to_wlog(device, sector, begin, end, Vec::new(), |_| {}).unwrap();
+    (wlog.finish().unwrap(), extracted)
 }
 
 /// From the oldest lsid: headers alone, packs, and the wlog, whole and in parts.

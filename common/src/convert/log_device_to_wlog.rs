@@ -1,7 +1,8 @@
 //! Log device to wlog: the packs of a stretch of log, copied out as a file that can travel.
 //!
-//! Works on a log device at rest. While its device runs, the writer may come by and overwrite what is being read; then
-//! the caller asks the device afterwards whether the log from `begin` on is still there, and only then trusts the wlog.
+//! Works on a log device at rest. While its device runs, the writer may come by and overwrite what is being read, which
+//! looks like an early end. So the wlog comes back without its end block: the caller looks whether the log from `begin`
+//! on is still there, and only then finishes it.
 
 use std::io::Write;
 
@@ -44,14 +45,17 @@ pub struct Extracted {
 
 /// Copies the packs that start in `[begin, end)` to `out` as one wlog, all their checksums verified, the last one whole.
 /// [`Lsid::INVALID`] as `end` stands for as far as the log goes. A begin below the oldest lsid is raised to it. Of a torn
-/// last pack come the good records. Gives the stream back, unflushed.
+/// last pack come the good records. `progress` is told the lsid after each pack.
+///
+/// Gives the wlog back, to be finished by [`WlogWriter::finish`].
 pub fn log_device_to_wlog<D: ReadAt, W: Write>(
     device: D,
     sector: &SuperSector,
     begin: Lsid,
     end: Lsid,
     out: W,
-) -> Result<(W, Extracted), ExtractError> {
+    mut progress: impl FnMut(Lsid),
+) -> Result<(WlogWriter<W>, Extracted), ExtractError> {
     let begin = begin.max(sector.oldest());
     if begin >= end {
         return Err(ExtractError::Range { begin, end });
@@ -71,6 +75,7 @@ pub fn log_device_to_wlog<D: ReadAt, W: Write>(
         let Some(pack) = scanner.next_pack()? else { break };
         wlog.write(&pack)?;
         packs += 1;
+        progress(wlog.next_lsid());
     }
     let extracted = Extracted {
         begin,
@@ -78,7 +83,7 @@ pub fn log_device_to_wlog<D: ReadAt, W: Write>(
         packs,
         log_end: scanner.end().cloned(),
     };
-    Ok((wlog.finish()?, extracted))
+    Ok((wlog, extracted))
 }
 
 #[cfg(test)]

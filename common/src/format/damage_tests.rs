@@ -218,7 +218,7 @@ fn in_an_indexed_wdiff() {
 
 /// A log device with an older lap behind the log, padding at the ring's end, and a pack that wraps.
 fn log_device(pbs: PhysicalBlockSize) -> (Vec<u8>, SuperSector, Vec<Logpack>) {
-    const RING: u64 = 13;
+    const RING: u64 = 9;
     let meta = 4096 / pbs.bytes() as u64 + 2;
     let bytes = (meta + RING) * pbs.bytes() as u64;
     let sector = SuperSector::format(pbs, bytes, Lb(64), "vol", Uuid([7; 16]), SALT).unwrap();
@@ -239,8 +239,8 @@ fn log_device(pbs: PhysicalBlockSize) -> (Vec<u8>, SuperSector, Vec<Logpack>) {
         address: Lb(n.into()),
         data: vec![n; 512].into(),
     };
-    // The older lap: packs of 2 blocks at 1, 3 ... 11. That at 1 is intact where the log ends.
-    let old: Vec<Io> = (30..36).map(write).collect();
+    // The older lap: packs of 2 blocks at 1, 3 and 5. That at 1 is intact where the log ends.
+    let old: Vec<Io> = (30..33).map(write).collect();
     logpacks(&old, pbs, SALT, Lsid(1), 1).iter().for_each(&mut put);
     let mut packs = logpacks(&few_ios()[..2], pbs, SALT, oldest, 2);
     let next = packs[0].header().next_lsid();

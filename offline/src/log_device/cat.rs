@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
+use walb_common::convert::log_device_to_wlog;
 use walb_common::format::log_device::{ScanEnd, SuperSector};
-use walb_common::format::wlog::{WlogFileHeader, WlogWriter};
 use walb_common::types::Lsid;
 
 use super::device::{LogDevice, open_to_read, torn_json};
@@ -39,26 +39,15 @@ impl Cat {
         let device = LogDevice::new(&file, &self.device)?;
         let (name, sector) = (device.name(), device.sector());
         let begin = self.begin(&device)?;
-        let header = WlogFileHeader {
-            pbs: sector.pbs(),
-            salt: sector.salt(),
-            uuid: sector.uuid(),
-            begin,
-            end: Lsid::INVALID,
-        };
-        let mut writer = WlogWriter::new(out, header)?;
-        let mut scanner = device.scan(begin);
         let mut progress = device.progress("copy the log of");
-        let mut packs = 0u64;
-        while let Some(pack) = scanner.next_pack().with_context(|| name.to_owned())? {
-            writer.write(&pack)?;
-            packs += 1;
-            progress.at(device.bytes(begin, scanner.next_lsid()));
-        }
+        let told = |lsid| progress.at(device.bytes(begin, lsid));
+        let (writer, extracted) = log_device_to_wlog(&file, sector, begin, Lsid::INVALID, out, told)
+            .with_context(|| name.to_owned())?;
         drop(progress);
-        let end = scanner.next_lsid();
+        let (packs, end) = (extracted.packs, extracted.end);
+        // Before the end block: whoever reads a stream must not take what is short for whole.
         check_unchanged(sector, &device.read_sector_again()?, begin, end).with_context(|| name.to_owned())?;
-        let torn = match scanner.end() {
+        let torn = match &extracted.log_end {
             Some(ScanEnd::Torn { bad, .. }) => Some(bad),
             _ => None,
         };

@@ -25,13 +25,27 @@ fn device() -> (Vec<u8>, SuperSector, Vec<crate::format::log_device::Logpack>) {
     (device, sector, packs)
 }
 
+fn extract(
+    device: &[u8],
+    sector: &SuperSector,
+    begin: Lsid,
+    end: Lsid,
+) -> Result<(Vec<u8>, Extracted), ExtractError> {
+    let mut told = vec![];
+    let (wlog, extracted) =
+        log_device_to_wlog(device, sector, begin, end, Vec::new(), |lsid| told.push(lsid))?;
+    assert_eq!(told.len() as u64, extracted.packs);
+    assert_eq!(*told.last().unwrap_or(&extracted.begin), extracted.end);
+    Ok((wlog.finish().unwrap(), extracted))
+}
+
 #[test]
 fn every_begin_and_end_gives_the_packs_that_start_between_them() {
     let (device, sector, packs) = device();
     let lsids: Vec<u64> = packs.iter().map(|p| p.header().lsid().0).collect();
     for (n, begin) in lsids.iter().enumerate() {
         for end in lsids[n]..packs.last().unwrap().header().next_lsid().0 + 3 {
-            let made = log_device_to_wlog(&device[..], &sector, Lsid(*begin), Lsid(end), Vec::new());
+            let made = extract(&device, &sector, Lsid(*begin), Lsid(end));
             if end <= *begin {
                 assert!(matches!(made, Err(ExtractError::Range { .. })));
                 continue;
@@ -55,13 +69,13 @@ fn every_begin_and_end_gives_the_packs_that_start_between_them() {
 #[test]
 fn a_begin_below_the_oldest_is_raised_and_one_that_is_no_pack_gives_an_empty_wlog() {
     let (device, sector, packs) = device();
-    let all = log_device_to_wlog(&device[..], &sector, Lsid(5), Lsid::INVALID, Vec::new()).unwrap();
+    let all = extract(&device, &sector, Lsid(5), Lsid::INVALID).unwrap();
     assert_eq!(
         (all.1.begin, all.1.packs),
         (Lsid(2000), packs.len() as u64),
         "raised"
     );
-    let none = log_device_to_wlog(&device[..], &sector, Lsid(2001), Lsid::INVALID, Vec::new()).unwrap();
+    let none = extract(&device, &sector, Lsid(2001), Lsid::INVALID).unwrap();
     assert_eq!((none.1.end, none.1.packs), (Lsid(2001), 0));
     assert_eq!(
         none.0.len(),
@@ -75,6 +89,6 @@ fn a_begin_below_the_oldest_is_raised_and_one_that_is_no_pack_gives_an_empty_wlo
 fn what_cannot_be_read_is_an_error_and_no_end_of_the_log() {
     let (mut device, sector, packs) = device();
     device.truncate(sector.ring().offset_of(packs[3].header().lsid()) as usize);
-    let error = log_device_to_wlog(&device[..], &sector, Lsid(0), Lsid::INVALID, Vec::new()).unwrap_err();
+    let error = extract(&device, &sector, Lsid(0), Lsid::INVALID).unwrap_err();
     assert!(matches!(error, ExtractError::Read(_)), "{error}");
 }
