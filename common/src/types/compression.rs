@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ParseError;
 
-/// How a stored block image is compressed. The number is the on-disk id (docs/formats/wdiff.md).
+/// How a stored block image is compressed. The number is the on-disk id (docs/formats/compression.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]

@@ -1,4 +1,4 @@
-//! Index records and the index super of the indexed layout. Byte tables: docs/formats/wdiff.md.
+//! Index records and the index super of the indexed layout. Byte tables: docs/formats/wdiff-indexed.md.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,4 @@
-//! The pack header of the sorted layout. Byte table: docs/formats/wdiff.md.
+//! The pack header of the sorted layout. Byte table: docs/formats/wdiff-sorted.md.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
