@@ -125,8 +125,8 @@ impl<'a> LogDevice<'a> {
         self.scan(lsid).next_header().with_context(|| self.name.clone())
     }
 
-    /// Lsids behind the end of the log at which intact packs lie that a later start could take for valid. All of the
-    /// ring that is not live log is searched: how much a driver has in flight is a parameter of its own.
+    /// Lsids behind the end of the log at which intact headers lie that a later start could take for valid; that of a
+    /// torn pack of which nothing is left is one of them. All of the ring that is not live log is searched: how much a driver has in flight is a parameter of its own.
     pub fn stale_headers(&self, live_from: Lsid, latest: Lsid) -> anyhow::Result<Vec<Lsid>> {
         let (ring, salt) = (self.sector.ring(), self.sector.salt());
         stale_headers(self.file, &ring, salt, live_from, latest, ring.size())

@@ -27,7 +27,7 @@ use crate::{Outcome, Output};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  walbc offline log-device redo /dev/vg0/log0 /dev/vg0/data0\n\nA torn last pack is cut to its good \
-records. Intact packs behind the end of the log, which a later start could take for valid, are cleared. Writes beyond \
+records. Intact headers behind the end of the log, which a later start could take for valid, are cleared. Writes beyond \
 the volume's end are skipped, as the device does."
 )]
 pub struct Redo {
@@ -92,7 +92,7 @@ impl Redo {
         text.extend(
             stale
                 .iter()
-                .map(|lsid| format!("cleared: an intact pack behind the end of the log, at lsid {lsid}\n")),
+                .map(|lsid| format!("cleared: an intact header behind the end of the log, at lsid {lsid}\n")),
         );
         if overflow {
             text += "overflow: the data device is whole, but log that nobody had released is lost: back up in full\n";

@@ -62,7 +62,9 @@ impl Verify {
         );
         text.extend(end.torn.iter().map(|torn| format!("torn: {torn}\n")));
         text.extend(stale.iter().map(|lsid| {
-            format!("stale: an intact pack lies behind the end of the log, at lsid {lsid}; redo clears it\n")
+            format!(
+                "stale: an intact header lies behind the end of the log, at lsid {lsid}; redo clears it\n"
+            )
         }));
         let json = json!({
             "verdict": verdict, "uuid": sector.uuid(), "packs": packs, "oldest_lsid": oldest, "written_lsid": written,

@@ -24,6 +24,8 @@ pub struct Headers {
     pbs: PhysicalBlockSize,
     salt: Salt,
     next: Lsid,
+    /// The last pack, whose data have not been passed over yet, and their bytes.
+    data: Option<(Lsid, usize)>,
 }
 
 impl Headers {
@@ -33,23 +35,38 @@ impl Headers {
             pbs: header.pbs,
             salt: header.salt,
             next: header.begin,
+            data: None,
         }
     }
 
-    /// The next header and its checksum as it is stored; the data behind it are passed over. None at the end block.
+    /// The next header and its checksum as it is stored. None at the end block. Data that are cut are noticed by the
+    /// call after the one that gave their header.
     pub fn next(&mut self, input: &mut Input) -> Result<Option<(LogpackHeader, u32)>, ReadLogpackError> {
+        if let Some((lsid, expected)) = self.data.take() {
+            let found = input
+                .skip(expected as u64)
+                .map_err(|source| ReadLogpackError::Io { lsid, source })?;
+            if found < expected as u64 {
+                return Err(ReadLogpackError::Truncated {
+                    lsid,
+                    part: "data",
+                    found: usize::try_from(found).unwrap_or(usize::MAX),
+                    expected,
+                });
+            }
+        }
         let lsid = self.next;
-        let io = |source| ReadLogpackError::Io { lsid, source };
-        let truncated = |part, found, expected| ReadLogpackError::Truncated {
-            lsid,
-            part,
-            found,
-            expected,
-        };
         let mut block = vec![0; self.pbs.bytes()];
-        match fill(input, &mut block).map_err(io)? {
+        match fill(input, &mut block).map_err(|source| ReadLogpackError::Io { lsid, source })? {
             0 => return Err(ReadLogpackError::MissingEndBlock { lsid }),
-            found if found < block.len() => return Err(truncated("header", found, block.len())),
+            found if found < block.len() => {
+                return Err(ReadLogpackError::Truncated {
+                    lsid,
+                    part: "header",
+                    found,
+                    expected: block.len(),
+                });
+            }
             _ => {}
         }
         let header = match LogpackHeader::decode(&block, self.pbs, self.salt, lsid) {
@@ -57,12 +74,7 @@ impl Headers {
             Err(LogpackHeaderError::EndBlock) => return Ok(None),
             Err(source) => return Err(ReadLogpackError::Header { lsid, source }),
         };
-        let expected = header.data_bytes();
-        let found = input.skip(expected as u64).map_err(io)?;
-        if found < expected as u64 {
-            let found = usize::try_from(found).unwrap_or(usize::MAX);
-            return Err(truncated("data", found, expected));
-        }
+        self.data = Some((lsid, header.data_bytes()));
         self.next = header.next_lsid();
         Ok(Some((header, stored_checksum(&block))))
     }

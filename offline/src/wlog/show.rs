@@ -57,9 +57,19 @@ fn show_one(input: &mut Input, header: &WlogFileHeader, listing: &mut Listing) -
     listing.fact("header", file_header_json(header), || file_header_text(header))?;
     listing.list("packs", String::new)?;
     let (mut headers, mut stat) = (Headers::after(header), Stat::default());
-    while let Some((pack, checksum)) = headers.next(input)? {
-        stat.add(&pack);
-        listing.item(header_json(&pack, checksum), || header_text(&pack, checksum))?;
+    loop {
+        match headers.next(input) {
+            Ok(Some((pack, checksum))) => {
+                stat.add(&pack);
+                listing.item(header_json(&pack, checksum), || header_text(&pack, checksum))?;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let end = headers.next_lsid();
+                listing.fact("header_end_lsid", end, || format!("header_end_lsid {end}\n"))?;
+                return Err(error.into());
+            }
+        }
     }
     let end = headers.next_lsid();
     listing.fact("real_end_lsid", end, || format!("real_end_lsid {end}\n"))?;
