@@ -4,12 +4,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use walb_fuzz::TARGETS;
 use walb_fuzz_engine::{Mutator, check};
 
+/// Memory is counted for the whole process: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn seeds_and_a_few_mutations_of_them_break_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for target in TARGETS {
         let mut mutator = Mutator::new(2, target.max_len);
         let seeds = (target.seeds)();
@@ -29,6 +34,7 @@ fn seeds_and_a_few_mutations_of_them_break_nothing() {
 
 #[test]
 fn what_was_found_once_is_not_found_again() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
     let mut seen = 0;
     for directory in fs::read_dir(all).unwrap() {

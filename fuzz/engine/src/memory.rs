@@ -1,21 +1,20 @@
 //! A counting allocator: targets state how much memory a parser may take, and [`bounded`] holds it to that.
 //!
-//! Counts are per thread. Behind each allocation lie a few guard bytes, so that unsafe code that writes too far is
+//! Counts are of the whole process, as a parser may have threads: whoever bounds something runs nothing else meanwhile.
+//! Behind each allocation lie a few guard bytes, so that unsafe code that writes too far is
 //! noticed when the memory is given back.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::Write;
 use std::panic::Location;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const GUARD: [u8; 16] = *b"walb guard bytes";
 /// No target comes near; what does is stopped before the machine suffers.
 const CAP_BYTES: usize = 1 << 30;
 
-thread_local! {
-    static NOW: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 struct Counting;
 
@@ -31,14 +30,13 @@ impl Counting {
         let Some(wider) = Self::with_guard(layout) else {
             return std::ptr::null_mut();
         };
-        let now = NOW.get().saturating_add(layout.size());
-        if now > CAP_BYTES {
+        if NOW.load(Relaxed).saturating_add(layout.size()) > CAP_BYTES {
             return std::ptr::null_mut();
         }
         let start = allocate(wider);
         if !start.is_null() {
-            NOW.set(now);
-            PEAK.set(PEAK.get().max(now));
+            let now = NOW.fetch_add(layout.size(), Relaxed) + layout.size();
+            PEAK.fetch_max(now, Relaxed);
             // SAFETY: `wider` has room for the guard behind the layout's own bytes.
             unsafe {
                 start
@@ -76,8 +74,7 @@ unsafe impl GlobalAlloc for Counting {
             let _ = std::io::stderr().write_all(text);
             std::process::abort();
         }
-        // What another thread allocated is not in our count.
-        NOW.set(NOW.get().saturating_sub(layout.size()));
+        NOW.fetch_sub(layout.size(), Relaxed);
         if let Some(wider) = Self::with_guard(layout) {
             // SAFETY: the layout it was allocated with.
             unsafe { System.dealloc(start, wider) };
@@ -88,12 +85,10 @@ unsafe impl GlobalAlloc for Counting {
 /// Runs a parser and panics if it had more than `limit` bytes allocated at any time, its result included.
 #[track_caller]
 pub fn bounded<T>(limit: usize, parse: impl FnOnce() -> T) -> T {
-    let before = NOW.get();
-    let outer = PEAK.replace(before);
+    let before = NOW.load(Relaxed);
+    PEAK.store(before, Relaxed);
     let result = parse();
-    let peak = PEAK.get();
-    PEAK.set(outer.max(peak));
-    let taken = peak - before.min(peak);
+    let taken = PEAK.load(Relaxed) - before;
     let place = Location::caller();
     assert!(
         taken <= limit,
@@ -106,15 +101,12 @@ pub fn bounded<T>(limit: usize, parse: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_within_the_bound_passes() {
-        let result = bounded(2000, || vec![1_u8; 1000]);
-        assert_eq!(result.len(), 1000);
-    }
-
+    // One test, as others would allocate meanwhile.
     #[test]
     fn what_takes_too_much_is_noticed_even_if_given_back() {
-        let found = std::panic::catch_unwind(|| bounded(2000, || drop(vec![1_u8; 3000])));
+        let result = bounded(2 << 20, || vec![1_u8; 1 << 20]);
+        assert_eq!(result.len(), 1 << 20);
+        let found = std::panic::catch_unwind(|| bounded(2 << 20, || drop(vec![1_u8; 3 << 20])));
         assert!(found.is_err());
     }
 }

@@ -91,14 +91,17 @@ pub fn apply(steps: &[Step], old: &[u8], ignore_discards: bool) -> Option<Vec<u8
     {
         return None;
     }
-    let mut image = Vec::with_capacity(old.len());
-    for at in 0..size {
-        match block(&steps, at) {
-            Block::Untouched => image.extend_from_slice(&old[at as usize * 512..][..512]),
-            Block::Data(data) => image.extend_from_slice(data),
-            Block::Discard => image.extend_from_slice(&[0; 512]),
-            Block::Broken => return None,
+    let mut image = old.to_vec();
+    let mut broken = vec![false; size as usize];
+    for step in &steps {
+        let blocks = step.address as usize..(step.address + step.blocks) as usize;
+        let part = &mut image[blocks.start * 512..blocks.end * 512];
+        match &step.change {
+            Change::Data(data) => part.copy_from_slice(data),
+            Change::Zero | Change::Discard => part.fill(0),
+            Change::Broken => {}
         }
+        broken[blocks].fill(step.change == Change::Broken);
     }
-    Some(image)
+    (!broken.contains(&true)).then_some(image)
 }

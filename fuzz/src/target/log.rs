@@ -502,7 +502,7 @@ fn check_conversion(packs: &[Logpack]) {
         let (wdiff, _) = indexed.finish().expect("writing to memory");
         let found = super::wdiff::read(&wdiff).expect("what we write we read");
         assert_same("indexed", &found, &steps);
-        if discarded > 1 << 20 && max_io != Lb(0) {
+        if discarded > 1 << 12 && max_io != Lb(0) {
             continue;
         }
         let mut sorted = SortedConverter::new(max_io);
