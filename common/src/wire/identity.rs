@@ -24,16 +24,19 @@ pub enum Role {
     Operator,
     /// A person, script or monitor that only looks.
     Viewer,
+    /// A machine that uses block devices over NBD, those named for it; nothing else.
+    Guest,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Storage,
         Self::Proxy,
         Self::Archive,
         Self::Operator,
         Self::Viewer,
+        Self::Guest,
     ];
 
     /// The name used in certificates, configuration and messages.
@@ -44,6 +47,7 @@ impl Role {
             Self::Archive => "archive",
             Self::Operator => "operator",
             Self::Viewer => "viewer",
+            Self::Guest => "guest",
         }
     }
 }
@@ -57,10 +61,9 @@ impl fmt::Display for Role {
 impl FromStr for Role {
     type Err = ParseError;
     fn from_str(name: &str) -> Result<Self, ParseError> {
-        Self::ALL
-            .into_iter()
-            .find(|r| r.name() == name)
-            .ok_or_else(|| ParseError::new("role", name, "storage, proxy, archive, operator or viewer"))
+        Self::ALL.into_iter().find(|r| r.name() == name).ok_or_else(|| {
+            ParseError::new("role", name, "storage, proxy, archive, operator, viewer or guest")
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-use super::identity::Identity;
+use super::identity::{Identity, Role};
 use crate::disk::replace_durable;
 
 /// Making, reading or storing a certificate failed.
@@ -131,7 +131,11 @@ impl Authority {
             });
         }
         params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // qemu, whose certificates are the guests', refuses one whose key usage leaves out key encipherment, which a key
+        // of this kind must not claim. Without the extension both are content.
+        if request.identity.role != Role::Guest {
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        }
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,

@@ -63,10 +63,10 @@ struct Issue {
     /// Directory of the authority
     #[arg(long)]
     dir: PathBuf,
-    /// storage, proxy, archive, operator (may change things) or viewer (may only look)
+    /// storage, proxy, archive, operator (may change things), viewer (may only look) or guest (uses devices over NBD)
     #[arg(long)]
     role: Role,
-    /// Node id; of an operator or a viewer, any name
+    /// Node id; of an operator, a viewer or a guest, any name
     #[arg(long, value_name = "NODE")]
     id: String,
     /// Names and addresses that a server is reached at; one at least for a server
@@ -138,7 +138,7 @@ impl Issue {
                 self.id
             )));
         }
-        if self.host.is_empty() && !matches!(self.role, Role::Operator | Role::Viewer) {
+        if self.host.is_empty() && !matches!(self.role, Role::Operator | Role::Viewer | Role::Guest) {
             return Err(CommandError::Usage(format!(
                 "--host HOST is required: where the {} is reached",
                 self.role

@@ -40,7 +40,7 @@ impl Status {
             (Role::Proxy, Some(_)) => proxy::one(&decode(&json)?),
             (Role::Archive, None) => archive::all(&decode(&json)?),
             (Role::Archive, Some(_)) => archive::one(&decode(&json)?),
-            (Role::Operator | Role::Viewer, _) => {
+            (Role::Operator | Role::Viewer | Role::Guest, _) => {
                 return Err(CommandError::local(format!(
                     "bad host type:{role}, expected storage, proxy or archive"
                 )));
