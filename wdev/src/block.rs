@@ -26,6 +26,48 @@ pub trait BlockDevice: Send + Sync + 'static {
     ///
     /// The queue itself is not bounded: a front-end bounds the bytes it has in flight.
     fn submit(&self, request: IoRequest);
+
+    /// What a checked range holds, from its start on, as far as that is cheaply known; anything may be called data. At least
+    /// one extent, at most `most`; together they may be shorter than the range. Quick enough to be called for every request.
+    fn allocation(&self, _offset: u64, len: u64, _most: usize) -> Result<Vec<Extent>, IoErrno> {
+        let holds = Holds::Data;
+        Ok(vec![Extent { len, holds }])
+    }
+
+    /// Which parts of a checked range have changed since the backup that a changed-chunk bitmap counts from; same rules as
+    /// [`BlockDevice::allocation`]. `None`: no such bitmap is kept, for any range.
+    fn dirty(&self, _offset: u64, _len: u64, _most: usize) -> Option<Vec<DirtyExtent>> {
+        None
+    }
+}
+
+/// What an extent holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Data, or not known.
+    Data,
+    /// Zeros that have their room.
+    Zeros,
+    /// Zeros without room.
+    Hole,
+}
+
+/// A part of the device that holds one kind of thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes, above 0.
+    pub len: u64,
+    /// What they hold.
+    pub holds: Holds,
+}
+
+/// A part of the device that has changed as a whole, or has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirtyExtent {
+    /// Bytes, above 0.
+    pub len: u64,
+    /// Whether it has changed.
+    pub dirty: bool,
 }
 
 /// The callback of a request: the data read, or an empty [`Bytes`] for everything but a read.

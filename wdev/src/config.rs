@@ -16,6 +16,9 @@ pub struct DeviceConfig {
     /// Serve NBD on this unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd: Option<Utf8PathBuf>,
+    /// Offer it over TCP, inside TLS, to the guests with these node ids. Takes effect when walb-wdev listens for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nbd_guests: Vec<String>,
     /// Mount a directory with the device as one file here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuse: Option<Utf8PathBuf>,
@@ -38,6 +41,8 @@ pub struct Limits {
     pub log_tail_mib: u32,
     /// Most data of one logpack.
     pub logpack_max_kib: u32,
+    /// NBD clients at once on the unix socket, and as many over TCP; further ones are refused.
+    pub nbd_clients: u32,
 }
 
 impl Default for Limits {
@@ -48,6 +53,7 @@ impl Default for Limits {
             checkpoint_interval_ms: 10_000,
             log_tail_mib: 16,
             logpack_max_kib: 1024,
+            nbd_clients: 64,
         }
     }
 }

@@ -10,6 +10,7 @@
 mod device;
 mod dispatch;
 mod listen;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,13 +24,16 @@ use tokio_util::sync::CancellationToken;
 use walb_common::daemon::chain;
 use walb_common::disk::{remove_durable, replace_durable};
 use walb_common::types::VolumeName;
+use walb_common::wire::identity::{Identity, Role};
 
 use crate::client::Refusal;
 use crate::config::DeviceConfig;
 use crate::control::message::ListEntry;
 use device::RunningDevice;
+use remote::Remote;
 
 pub use listen::{ListenError, bind_control_socket};
+pub use remote::Network;
 
 /// Longest device file believed.
 const FILE_MAX: u64 = 64 << 10;
@@ -38,6 +42,7 @@ const FILE_MAX: u64 = 64 << 10;
 pub struct Daemon {
     dir: Utf8PathBuf,
     slots: Mutex<BTreeMap<String, Slot>>,
+    remote: Arc<Remote>,
     /// Held until the end.
     _lock: File,
 }
@@ -72,14 +77,17 @@ pub enum StartError {
         /// The directory.
         dir: Utf8PathBuf,
     },
+    /// No devices over TCP.
+    #[error("serve NBD over TCP")]
+    Nbd(#[source] io::Error),
     /// The control socket cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
 
 impl Daemon {
-    /// Locks the directory (made if missing) and opens every device in it.
-    pub fn open(dir: &Utf8Path) -> Result<Arc<Self>, StartError> {
+    /// Locks the directory (made if missing), opens every device in it, then lets guests in.
+    pub fn open(dir: &Utf8Path, network: Network) -> Result<Arc<Self>, StartError> {
         let failed = |act, path: &Utf8Path| {
             let path = path.to_owned();
             move |source| StartError::Io { act, path, source }
@@ -94,6 +102,7 @@ impl Daemon {
         let daemon = Arc::new(Self {
             dir: dir.to_owned(),
             slots: Mutex::default(),
+            remote: Arc::new(Remote::new(network.tls)),
             _lock: lock,
         });
         let mut openers = Vec::new();
@@ -125,6 +134,9 @@ impl Daemon {
                 tracing::error!("opening a device panicked");
             }
         }
+        if let Some(listener) = network.listener {
+            daemon.remote.serve(listener).map_err(StartError::Nbd)?;
+        }
         Ok(daemon)
     }
 
@@ -150,6 +162,7 @@ impl Daemon {
 
     /// Stops every device cleanly, all at once.
     pub fn stop(&self) {
+        self.remote.stop();
         let slots = std::mem::take(&mut *self.slots());
         let stoppers: Vec<_> = slots
             .into_values()
@@ -178,7 +191,7 @@ impl Daemon {
     }
 
     fn start(&self, config: &DeviceConfig) -> Result<RunningDevice, String> {
-        RunningDevice::start(config, &self.state_path(&config.name)).map_err(|e| chain(&e))
+        RunningDevice::start(config, &self.state_path(&config.name), &self.remote).map_err(|e| chain(&e))
     }
 
     fn list(&self) -> Vec<ListEntry> {
@@ -230,6 +243,14 @@ impl Daemon {
     fn create(&self, config: &DeviceConfig) -> Result<(), Refusal> {
         let bad = |reason| Refusal::Bad { reason };
         VolumeName::new(&config.name).map_err(|e| bad(e.to_string()))?;
+        if !config.nbd_guests.is_empty() && !self.remote.is_served() {
+            return Err(bad(
+                "guests of other machines are named, but walb-wdev does not listen for them: start it with --nbd-listen".to_owned(),
+            ));
+        }
+        for guest in &config.nbd_guests {
+            Identity::new(Role::Guest, guest).map_err(|e| bad(e.to_string()))?;
+        }
         let name = config.name.clone();
         {
             let mut slots = self.slots();

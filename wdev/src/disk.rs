@@ -158,6 +158,21 @@ impl Disk {
         }))
     }
 
+    /// Where the first data in `[from, to)` begin and end; `(to, to)` if it is all a hole. What cannot tell holes has data
+    /// everywhere. In multiples of 512: a block with any data counts as data.
+    pub fn next_data(&self, from: u64, to: u64) -> (u64, u64) {
+        let data = match rustix::fs::seek(&self.file, SeekFrom::Data(from)) {
+            Ok(data) => (data / LB_SIZE * LB_SIZE).clamp(from, to),
+            Err(rustix::io::Errno::NXIO) => to, // nothing but a hole up to the end
+            Err(_) => from,
+        };
+        let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(data)) {
+            Ok(end) if end > data => end.next_multiple_of(LB_SIZE).min(to),
+            _ => to,
+        };
+        (data, end)
+    }
+
     /// Fills `buffer` from `offset` on.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         FileExt::read_exact_at(&self.file, buffer, offset)

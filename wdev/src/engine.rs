@@ -17,6 +17,7 @@
 //! An error of the log device fails the write it hit and makes the device read-only until it is opened again: after a failed
 //! sync nobody knows what the disk holds, so nothing is retried into a success.
 
+mod allocation;
 mod format;
 mod log_read;
 mod log_sync;
@@ -43,7 +44,7 @@ use tokio::sync::watch;
 use walb_common::format::log_device::SuperSector;
 use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize, Uuid};
 
-use crate::block::{BlockDevice, IoErrno, IoOp, IoRequest};
+use crate::block::{BlockDevice, Extent, IoErrno, IoOp, IoRequest};
 use crate::client::{DeviceStatus, Lsids, Refusal};
 use crate::config::Limits;
 use crate::disk::Disk;
@@ -338,6 +339,10 @@ impl BlockDevice for Engine {
 
     fn read_only(&self) -> bool {
         self.shared.lock().failed.is_some()
+    }
+
+    fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>, IoErrno> {
+        Ok(self.shared.allocation(offset, len, most))
     }
 
     fn submit(&self, IoRequest { op, done }: IoRequest) {

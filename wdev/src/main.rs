@@ -1,5 +1,7 @@
 //! `walb-wdev`: the daemon of user-space WalB devices.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -7,8 +9,11 @@ use camino::Utf8PathBuf;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use walb_common::disk::replace_durable;
+use walb_common::wire::tls::{TlsContext, TlsFiles};
 use walb_wdev::client::default_socket;
-use walb_wdev::daemon::{Daemon, bind_control_socket};
+use walb_wdev::daemon::{Daemon, Network, bind_control_socket};
+use walb_wdev::nbd::bind_tcp;
 
 /// Runs user-space WalB devices: every write goes to a log device first, where walb-storage picks it up.
 ///
@@ -25,6 +30,21 @@ struct Args {
     /// The control socket [default: $WALB_WDEV_SOCKET or /run/walb/wdev/control.sock].
     #[arg(long, value_name = "PATH")]
     socket: Option<Utf8PathBuf>,
+    /// Serve devices over NBD on this TCP address, inside TLS only, to the guests named for each.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "tls_ca")]
+    nbd_listen: Option<SocketAddr>,
+    /// Write the bound TCP address to this file: for port 0.
+    #[arg(long, value_name = "FILE", requires = "nbd_listen")]
+    nbd_address_file: Option<Utf8PathBuf>,
+    /// Certificates of the authorities that are trusted (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Our certificate (PEM). With it clients on unix sockets may use TLS, too.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of our certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_ca")]
+    tls_key: Option<PathBuf>,
     /// More messages.
     #[arg(long)]
     debug: bool,
@@ -52,6 +72,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// A taken port or unusable TLS files are found before any device is touched.
+fn network(args: &Args) -> anyhow::Result<Network> {
+    let tls = match (&args.tls_ca, &args.tls_cert, &args.tls_key) {
+        (Some(ca), Some(cert), Some(key)) => Some(TlsContext::load(&TlsFiles {
+            ca: ca.clone(),
+            cert: cert.clone(),
+            key: key.clone(),
+        })?),
+        _ => None,
+    };
+    let listener = args.nbd_listen.map(bind_tcp).transpose()?;
+    if let (Some(file), Some(listener)) = (&args.nbd_address_file, &listener) {
+        let address = listener.local_addr()?.to_string();
+        replace_durable(file.as_std_path(), address.as_bytes()).with_context(|| format!("write {file}"))?;
+    }
+    Ok(Network { tls, listener })
+}
+
 fn run(args: &Args) -> anyhow::Result<()> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -63,8 +101,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         // A taken socket is found before any device is touched; clients wait in its queue until all devices are open.
         let listener = bind_control_socket(&socket)?;
+        let network = network(args)?;
         let dir = args.dir.clone();
-        let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir))
+        let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir, network))
             .await
             .context("open the devices")??;
         let listener = tokio::net::UnixListener::from_std(listener)?;

@@ -65,6 +65,7 @@ fn devices_of_the_kernel_driver_are_taken_over_in_every_state() {
             ldev,
             ddev: ddev.clone(),
             nbd: None,
+            nbd_guests: vec![],
             fuse: None,
             limits: Limits::default(),
         };

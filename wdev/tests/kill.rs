@@ -94,6 +94,7 @@ fn make(dir: &Utf8Path, pbs: PhysicalBlockSize) -> DeviceConfig {
         ldev,
         ddev,
         nbd: Some(dir.join("nbd")),
+        nbd_guests: vec![],
         fuse: None,
         limits,
     }
@@ -405,6 +406,7 @@ fn make_named(dir: &Utf8Path, name: &str) -> DeviceConfig {
         ldev,
         ddev,
         nbd: None,
+        nbd_guests: vec![],
         fuse: None,
         limits: Limits::default(),
     }

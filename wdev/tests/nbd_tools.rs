@@ -52,7 +52,7 @@ fn nbdinfo_shows_the_size_the_block_sizes_and_the_abilities() {
         ("is_read_only", false),
         ("can_cache", true),
         ("can_df", true),
-        ("can_fast_zero", false),
+        ("can_fast_zero", true),
         ("can_flush", true),
         ("can_fua", true),
         ("can_multi_conn", true),

@@ -26,6 +26,7 @@ pub const TESTS: &[Need] = &[
     ("nbdcopy", "libnbd-bin"),
     ("qemu-io", "qemu-utils"),
     ("qemu-img", "qemu-utils"),
+    ("qemu-nbd", "qemu-utils"),
     ("fio", "fio"),
     ("python3", "python3"),
     ("lz4", "lz4"),

@@ -99,6 +99,7 @@ fn seeds() -> Vec<Vec<u8>> {
         request(cmd::READ, 512, 1024),
         request(cmd::WRITE_ZEROES, 0, 512),
         request(cmd::CACHE, 0, 512),
+        request(cmd::BLOCK_STATUS, 512, 4096),
         request(cmd::FLUSH, 0, 0),
         request(cmd::READ, u64::MAX - 511, 512),
         request(cmd::DISC, 0, 0),
@@ -112,6 +113,11 @@ fn seeds() -> Vec<Vec<u8>> {
             &named(&[0, 0, 0, 1, 0, 0, 0, 2, b'a', b':']),
         ),
         option(opt::INFO, &named(&[0, 1, 0, 3])),
+        option(opt::STARTTLS, &[]),
+        option(
+            opt::SET_META_CONTEXT,
+            &named(&[&[0, 0, 0, 1, 0, 0, 0, 15], &b"base:allocation"[..]].concat()),
+        ),
     ]
     .concat();
     vec![
@@ -188,14 +194,29 @@ fn check_answers(answers: &[u8], structured: bool, input: &[u8], memory: &Memory
         let (start, length) = (request.offset as usize, request.length as usize);
         let error = be32(answers, answer + 4);
         let is_read = request.kind == cmd::READ;
-        if structured && is_read {
+        if structured && (is_read || request.kind == cmd::BLOCK_STATUS) {
             assert_eq!(be32(answers, answer), STRUCTURED_REPLY_MAGIC);
             assert_eq!(be64(answers, answer + 8), request.cookie);
             let tail = be32(answers, answer + 16) as usize;
             let body = &answers[answer + 20..answer + 20 + tail];
-            if be32(answers, answer + 4) == 0x0001_0001 {
-                assert_eq!(be64(body, 0), request.offset);
-                assert_eq!(body[8..], device[start..start + length], "data read");
+            match be32(answers, answer + 4) {
+                0x0001_0001 => {
+                    assert!(is_read);
+                    assert_eq!(be64(body, 0), request.offset);
+                    assert_eq!(body[8..], device[start..start + length], "data read");
+                }
+                0x0001_0005 => {
+                    assert!(!is_read);
+                    assert_eq!(be32(body, 0), 1, "the context's number");
+                    let extents = body[4..].chunks_exact(8).map(|e| be32(e, 0));
+                    let (all, none_empty) =
+                        extents.fold((0, true), |(sum, full), e| (sum + u64::from(e), full && e > 0));
+                    assert!(
+                        none_empty && all > 0 && all <= u64::from(request.length),
+                        "{all} bytes told"
+                    );
+                }
+                other => assert_eq!(other, 0x0001_8001, "an error"),
             }
             answer += 20 + tail;
         } else {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use walb_common::types::{LB_SIZE, Lb, Lsid};
 
+use crate::block::Holds;
+
 /// What a piece without data costs against the bound, so that discards are bounded as well.
 const ZEROS_COST: u64 = 256;
 
@@ -107,6 +109,22 @@ impl Pending {
             .into_iter()
             .map(|start| self.pieces[&start].cut(from, to))
             .collect()
+    }
+
+    /// Which parts of a range are here, and what they hold, by address.
+    pub fn kinds(&self, at: Lb, len: Lb) -> Vec<(Lb, Lb, Holds)> {
+        let (from, to) = (at.0, at.0 + len.0);
+        let kind = |start| {
+            let piece: &Piece = &self.pieces[&start];
+            let (from, to) = (from.max(piece.at.0), to.min(piece.end()));
+            let holds = match piece.fill {
+                Fill::Data(_) => Holds::Data,
+                Fill::Zeros { allocate: true } => Holds::Zeros,
+                Fill::Zeros { allocate: false } => Holds::Hole,
+            };
+            (Lb(from), Lb(to - from), holds)
+        };
+        self.meeting(from, to).into_iter().map(kind).collect()
     }
 
     /// Every piece whose pack ends at or below `permanent`, by address.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "small numbers in tests")]
 
+mod allocation;
 mod crash;
 mod log;
 mod model;
@@ -59,6 +60,7 @@ impl Place {
             ldev,
             ddev,
             nbd: None,
+            nbd_guests: vec![],
             fuse: None,
             limits: self.limits,
         }

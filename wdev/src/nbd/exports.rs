@@ -3,8 +3,14 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use walb_common::wire::identity::{Identity, Role};
+
+use super::contexts::Context;
 use super::protocol::flag;
 use crate::block::BlockDevice;
+
+/// Clients of one export at once, unless told otherwise.
+const CLIENTS_MAX: usize = 64;
 
 /// A device under a name.
 pub struct Export {
@@ -12,6 +18,9 @@ pub struct Export {
     description: String,
     device: Arc<dyn BlockDevice>,
     read_only: bool,
+    clients_max: usize,
+    /// Node ids of the guests that may use it; `None`: whoever can connect.
+    guests: Option<Vec<String>>,
 }
 
 impl fmt::Debug for Export {
@@ -32,6 +41,8 @@ impl Export {
             description,
             device,
             read_only: false,
+            clients_max: CLIENTS_MAX,
+            guests: None,
         }
     }
 
@@ -40,6 +51,42 @@ impl Export {
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
+    }
+
+    /// The same export, for so many clients at once.
+    #[must_use]
+    pub fn clients_max(mut self, clients: usize) -> Self {
+        self.clients_max = clients;
+        self
+    }
+
+    /// The same export, for those alone whose certificate has the role guest and one of these node ids. To others it does
+    /// not exist.
+    #[must_use]
+    pub fn only_for(mut self, guests: &[String]) -> Self {
+        self.guests = Some(guests.to_vec());
+        self
+    }
+
+    /// Whether `peer` (`None`: who has shown no certificate) may see it.
+    fn admits(&self, peer: Option<&Identity>) -> bool {
+        match (&self.guests, peer) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(guests), Some(peer)) => peer.role == Role::Guest && guests.contains(&peer.node),
+        }
+    }
+
+    pub(super) fn most_clients(&self) -> usize {
+        self.clients_max
+    }
+
+    /// The metadata contexts it has.
+    pub(super) fn contexts(&self) -> impl Iterator<Item = Context> + '_ {
+        let has_bitmap = self.device.dirty(0, self.size(), 1).is_some();
+        Context::ALL
+            .into_iter()
+            .filter(move |context| *context != Context::Dirty || has_bitmap)
     }
 
     /// The name a client asks for.
@@ -72,14 +119,14 @@ impl Export {
     }
 
     /// `CAN_MULTI_CONN` is true because all connections share one device: a flush makes durable whatever was answered
-    /// on any of them. `SEND_FAST_ZERO` is not set: zeroes may be logged like data.
+    /// on any of them.
     pub(super) fn transmission_flags(&self, structured: bool) -> u16 {
         let mut flags =
             flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::CAN_MULTI_CONN | flag::SEND_CACHE;
         if self.refuses_writes() {
             flags |= flag::READ_ONLY;
         } else {
-            flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES;
+            flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO;
         }
         if structured {
             flags |= flag::SEND_DF; // every read is answered in one chunk anyway
@@ -115,19 +162,30 @@ impl Exports {
         list.len() < before
     }
 
-    /// Every name, in the order of adding.
-    pub fn names(&self) -> Vec<String> {
+    /// The names that `peer` may see, in the order of adding.
+    pub(super) fn names(&self, peer: Option<&Identity>) -> Vec<String> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        list.iter().map(|e| e.name.clone()).collect()
+        list.iter()
+            .filter(|e| e.admits(peer))
+            .map(|e| e.name.clone())
+            .collect()
     }
 
-    /// The export of that name. The empty name is the default export, which exists only while there is exactly one
-    /// export: with several, guessing could let a client write to the wrong device.
-    pub fn find(&self, name: &str) -> Option<Arc<Export>> {
+    /// The export of that name, if `peer` may see it. The empty name is the default export, which exists only while there
+    /// is exactly one to see: with several, guessing could let a client write to the wrong device.
+    pub(super) fn find(&self, name: &str, peer: Option<&Identity>) -> Option<Arc<Export>> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        match (name, list.as_slice()) {
-            ("", [only]) => Some(only.clone()),
-            _ => list.iter().find(|e| e.name == name).cloned(),
+        let mut seen = list.iter().filter(|e| e.admits(peer));
+        if name.is_empty() {
+            let only = seen.next()?;
+            return seen.next().is_none().then(|| only.clone());
         }
+        seen.find(|e| e.name == name).cloned()
+    }
+
+    /// Whether this very export is still offered.
+    pub(super) fn offers(&self, export: &Arc<Export>) -> bool {
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
+        list.iter().any(|e| Arc::ptr_eq(e, export))
     }
 }

@@ -1,28 +1,34 @@
 //! NBD front-end: block devices to anything that speaks the Network Block Device protocol.
 //!
 //! ```text
-//!  accept --> handshake (choose an export) --> transmission: requests --> BlockDevice::submit
+//!  accept --> handshake (TLS, choose an export) --> transmission: requests --> BlockDevice::submit
 //!                                               window <-- answers <------ its callbacks
 //!                                                 +--> writer thread --> socket
 //! ```
 //!
 //! - [`Exports`]: what is offered; shared with whoever adds and removes devices.
-//! - [`NbdServer`]: fixed newstyle, structured replies, flush, FUA, trim, write zeroes, several connections at once.
+//! - [`NbdServer`]: fixed newstyle, structured replies, block status, flush, FUA, trim, write zeroes, several connections
+//!   at once. On a unix socket in the clear, or inside TLS if the client likes; on TCP inside TLS only, and each device
+//!   for the guests named for it.
 //! - [`client::NbdClient`]: a small blocking client.
 //!
 //! Nothing a client does can stall the device, another client, or fill memory: see `window` and `handshake`.
 
 pub mod client;
+mod connection;
+mod contexts;
 mod exports;
 mod handshake;
+mod listen;
 pub mod protocol;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tls;
 mod transmission;
 mod transport;
 mod window;
 
 pub use exports::{Export, Exports};
-pub use server::{NbdLimits, NbdListenError, NbdServer};
-pub use transport::{Listener, Transport};
+pub use listen::{NbdListenError, bind_tcp};
+pub use server::{NbdLimits, NbdServer};

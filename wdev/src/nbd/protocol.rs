@@ -14,6 +14,8 @@ pub enum Errno {
     Inval = 22,
     /// A write beyond the end of the export.
     NoSpc = 28,
+    /// It could be done, but not as quickly as the client insists on.
+    NotSup = 95,
     /// The server is going away.
     Shutdown = 108,
 }
@@ -49,6 +51,7 @@ pub mod opt {
     pub const EXPORT_NAME: u32 = 1;
     pub const ABORT: u32 = 2;
     pub const LIST: u32 = 3;
+    pub const STARTTLS: u32 = 5;
     pub const INFO: u32 = 6;
     pub const GO: u32 = 7;
     pub const STRUCTURED_REPLY: u32 = 8;
@@ -62,9 +65,13 @@ pub mod rep {
     pub const ACK: u32 = 1;
     pub const SERVER: u32 = 2;
     pub const INFO: u32 = 3;
+    pub const META_CONTEXT: u32 = 4;
     pub const ERR_UNSUP: u32 = (1 << 31) | 1;
+    pub const ERR_POLICY: u32 = (1 << 31) | 2;
     pub const ERR_INVALID: u32 = (1 << 31) | 3;
+    pub const ERR_TLS_REQD: u32 = (1 << 31) | 5;
     pub const ERR_UNKNOWN: u32 = (1 << 31) | 6;
+    pub const ERR_SHUTDOWN: u32 = (1 << 31) | 7;
     pub const ERR_TOO_BIG: u32 = (1 << 31) | 9;
 }
 
@@ -89,6 +96,7 @@ pub mod flag {
     pub const SEND_DF: u16 = 1 << 7;
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
     pub const SEND_CACHE: u16 = 1 << 10;
+    pub const SEND_FAST_ZERO: u16 = 1 << 11;
 }
 
 /// Request types.
@@ -101,6 +109,7 @@ pub mod cmd {
     pub const TRIM: u16 = 4;
     pub const CACHE: u16 = 5;
     pub const WRITE_ZEROES: u16 = 6;
+    pub const BLOCK_STATUS: u16 = 7;
 }
 
 /// Flags of a request.
@@ -109,12 +118,25 @@ pub mod cmd_flag {
     pub const FUA: u16 = 1;
     pub const NO_HOLE: u16 = 1 << 1;
     pub const DF: u16 = 1 << 2;
+    pub const REQ_ONE: u16 = 1 << 3;
+    pub const FAST_ZERO: u16 = 1 << 4;
+}
+
+/// Flags of an extent, per metadata context.
+pub mod state {
+    #![expect(missing_docs, reason = "the protocol's own names: NBD_STATE_*")]
+    pub const HOLE: u32 = 1;
+    pub const ZERO: u32 = 1 << 1;
+    /// Of `walb:dirty`.
+    pub const DIRTY: u32 = 1;
 }
 
 /// Structured reply: the last chunk of its reply.
 pub const CHUNK_DONE: u16 = 1;
 /// Structured reply chunk with an offset and data.
 pub const CHUNK_OFFSET_DATA: u16 = 1;
+/// Structured reply chunk with a metadata context's id and extents.
+pub const CHUNK_BLOCK_STATUS: u16 = 5;
 /// Structured reply chunk with an error number and a message.
 pub const CHUNK_ERROR: u16 = (1 << 15) | 1;
 

@@ -2,80 +2,61 @@
 //!
 //! Threads, not tasks: a connection is a long-lived stream of small requests, where handing work between tasks costs
 //! more than the work; and the number of connections is small and bounded.
+//!
+//! Connections that have not chosen an export yet are strangers. They are bounded apart from the others, so that they
+//! can never take a client's place: each has a deadline, and where there are too many the slowest makes room.
 
-use std::collections::HashMap;
-use std::io::{self, BufReader, Read};
-use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use walb_common::wire::tls::TlsContext;
 
-use super::exports::Exports;
-use super::handshake::{HandshakeError, negotiate};
-use super::transmission::{TransmissionError, serve_requests};
+use super::connection::{self, ServeError};
+use super::exports::{Export, Exports};
+use super::handshake::NotNow;
+use super::listen::{NbdListenError, bind_unix};
 use super::transport::{Listener, Transport};
-use super::window::{Window, WindowLimits};
 
-/// What bounds a server.
+/// What bounds a server. How many clients an export takes is the export's own affair.
 #[derive(Debug, Clone, Copy)]
 pub struct NbdLimits {
-    /// Connections at once; more are closed at once, with a line in the log.
-    pub connections: usize,
-    /// Requests in flight per connection.
-    pub requests: usize,
-    /// Bytes of payload in flight per connection, both ways.
-    pub bytes: u64,
+    /// Connections at once that have not chosen an export yet.
+    pub haggling: usize,
     /// From connecting to having chosen an export.
     pub handshake: Duration,
+    /// Requests in flight per connection.
+    pub requests: usize,
+    /// Bytes of payload in flight per connection, both ways. One larger request goes alone.
+    pub bytes: u64,
 }
 
 impl Default for NbdLimits {
     fn default() -> Self {
         Self {
-            connections: 32,
-            requests: 256,
-            bytes: 32 << 20,
+            haggling: 64,
             handshake: Duration::from_secs(10),
+            requests: 256,
+            bytes: 8 << 20,
         }
     }
 }
 
-/// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum NbdListenError {
-    /// Somebody answers on the socket already.
-    #[error("NBD socket {}: another server is listening", socket.display())]
-    InUse {
-        /// The path.
-        socket: PathBuf,
-    },
-    /// Something that is no socket is in the way.
-    #[error("NBD socket {}: exists and is no socket", socket.display())]
-    NotASocket {
-        /// The path.
-        socket: PathBuf,
-    },
-    /// A system call failed.
-    #[error("NBD socket {}: {act}", socket.display())]
-    Io {
-        /// The path.
-        socket: PathBuf,
-        /// What was being done.
-        act: &'static str,
-        /// What happened.
-        #[source]
-        source: io::Error,
-    },
+/// Whether connections are encrypted, and who may connect.
+pub(super) enum Security {
+    /// In the clear only.
+    Plain,
+    /// As the client likes it.
+    Optional(Arc<TlsContext>),
+    /// Inside TLS only.
+    Required(Arc<TlsContext>),
 }
-
-/// Buffer of a connection's reader: several small writes arrive in one system call.
-const READ_BUFFER: usize = 64 << 10;
 
 /// A running server. Dropping it stops it: connections are cut, and every request has ended when the drop returns.
 #[derive(Debug)]
@@ -88,12 +69,14 @@ pub struct NbdServer {
     socket: Option<PathBuf>,
 }
 
-struct Shared {
-    exports: Arc<Exports>,
-    limits: NbdLimits,
+/// What the threads of a server share.
+pub(super) struct Shared {
+    pub exports: Arc<Exports>,
+    pub limits: NbdLimits,
+    pub security: Security,
     connections: Mutex<Connections>,
-    /// Notified when a connection has ended.
-    ended: Condvar,
+    /// Notified when a connection has chosen or ended.
+    moved: Condvar,
 }
 
 impl std::fmt::Debug for Shared {
@@ -108,61 +91,128 @@ impl std::fmt::Debug for Shared {
 struct Connections {
     next_id: u64,
     stopping: bool,
-    open: HashMap<u64, Connection>,
+    /// By id, so the oldest first.
+    open: BTreeMap<u64, Connection>,
 }
 
 struct Connection {
-    transport: Arc<dyn Transport>,
-    /// The export's name once it is chosen.
-    export: Option<String>,
+    socket: Arc<dyn Transport>,
+    stage: Stage,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// Choosing an export.
+    Haggling {
+        until: Instant,
+    },
+    /// Cut while it was choosing.
+    Cut(Cut),
+    Chosen {
+        export: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Late,
+    MadeRoom,
+}
+
+impl Connections {
+    fn of(&self, export: &str) -> impl Iterator<Item = &Connection> {
+        self.open
+            .values()
+            .filter(move |c| matches!(&c.stage, Stage::Chosen { export: chosen } if chosen == export))
+    }
+
+    fn choosing(&self) -> usize {
+        let chosen = |c: &&Connection| matches!(c.stage, Stage::Chosen { .. });
+        self.open.len() - self.open.values().filter(chosen).count()
+    }
+
+    /// Cuts those whose time is over; the next one's time.
+    fn cut_late(&mut self, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        for connection in self.open.values_mut() {
+            let Stage::Haggling { until } = connection.stage else {
+                continue;
+            };
+            if until <= now {
+                connection.cut(Cut::Late);
+            } else {
+                next = Some(next.map_or(until, |next| next.min(until)));
+            }
+        }
+        next
+    }
+
+    /// Cuts the one that has been choosing for longest, unless one is cut already and about to go.
+    fn make_room(&mut self) {
+        if self.open.values().any(|c| matches!(c.stage, Stage::Cut(_))) {
+            return;
+        }
+        let slowest = self
+            .open
+            .values_mut()
+            .find(|c| matches!(c.stage, Stage::Haggling { .. }));
+        if let Some(connection) = slowest {
+            connection.cut(Cut::MadeRoom);
+        }
+    }
+}
+
+impl Connection {
+    fn cut(&mut self, why: Cut) {
+        self.stage = Stage::Cut(why);
+        self.socket.shutdown();
+    }
 }
 
 impl NbdServer {
     /// Listens on a unix socket that only root (the owner) can open. A socket file left by a dead server is replaced.
+    /// Clients may use TLS if there is one.
     pub fn listen_unix(
         socket: &Path,
         exports: Arc<Exports>,
+        tls: Option<Arc<TlsContext>>,
         limits: NbdLimits,
     ) -> Result<Self, NbdListenError> {
-        let failed = |act| {
-            move |source| NbdListenError::Io {
+        let security = tls.map_or(Security::Plain, Security::Optional);
+        let mut server = Self::serve(bind_unix(socket)?, exports, security, limits).map_err(|source| {
+            NbdListenError::Io {
                 socket: socket.to_owned(),
-                act,
+                act: "start the server",
                 source,
             }
-        };
-        remove_dead_socket(socket)?;
-        let fd = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|e| failed("make a socket")(e.into()))?;
-        SocketAddrUnix::new(socket)
-            .and_then(|address| rustix::net::bind(&fd, &address))
-            .map_err(|e| failed("bind")(e.into()))?;
-        // Before listening, so that nobody can connect while the mode is still wider.
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
-            .map_err(failed("set the mode"))?;
-        rustix::net::listen(&fd, 64).map_err(|e| failed("listen")(e.into()))?;
-        let listener = UnixListener::from(fd);
-        listener
-            .set_nonblocking(true)
-            .map_err(failed("make it non-blocking"))?;
-        let mut server = Self::serve(listener, exports, limits).map_err(failed("start the server"))?;
+        })?;
         server.socket = Some(socket.to_owned());
         Ok(server)
     }
 
-    /// Serves the connections of any non-blocking listener.
-    pub fn serve(listener: impl Listener, exports: Arc<Exports>, limits: NbdLimits) -> io::Result<Self> {
+    /// Serves TCP connections, inside TLS only, with a certificate on both sides. For `listener` see [`super::bind_tcp`].
+    pub fn serve_tcp(
+        listener: TcpListener,
+        exports: Arc<Exports>,
+        tls: Arc<TlsContext>,
+        limits: NbdLimits,
+    ) -> io::Result<Self> {
+        Self::serve(listener, exports, Security::Required(tls), limits)
+    }
+
+    fn serve(
+        listener: impl Listener,
+        exports: Arc<Exports>,
+        security: Security,
+        limits: NbdLimits,
+    ) -> io::Result<Self> {
         let (stop, stopped) = UnixStream::pair()?;
         let shared = Arc::new(Shared {
             exports,
             limits,
+            security,
             connections: Mutex::default(),
-            ended: Condvar::new(),
+            moved: Condvar::new(),
         });
         let for_thread = shared.clone();
         let acceptor = thread::Builder::new()
@@ -176,40 +226,26 @@ impl NbdServer {
         })
     }
 
-    /// Cuts every connection to the export and waits until none of their requests is in flight.
+    /// Cuts every connection to the export and waits until none of their requests is in flight. Whoever removes the
+    /// export first is rid of all its clients then.
     pub fn disconnect(&self, export: &str) {
-        let of_export = |c: &Connection| c.export.as_deref() == Some(export);
         let mut connections = self.shared.lock();
-        while connections.open.values().any(of_export) {
-            connections
-                .open
-                .values()
-                .filter(|c| of_export(c))
-                .for_each(|c| c.transport.shutdown());
-            connections = self
-                .shared
-                .ended
-                .wait(connections)
-                .unwrap_or_else(PoisonError::into_inner);
+        while connections.of(export).next().is_some() {
+            connections.of(export).for_each(|c| c.socket.shutdown());
+            connections = self.shared.wait(connections);
         }
     }
 
     /// Connections that have chosen the export.
     pub fn connections(&self, export: &str) -> usize {
-        self.shared
-            .lock()
-            .open
-            .values()
-            .filter(|c| c.export.as_deref() == Some(export))
-            .count()
+        self.shared.lock().of(export).count()
     }
 }
 
 impl Drop for NbdServer {
     fn drop(&mut self) {
-        let mut connections = self.shared.lock();
-        connections.stopping = true;
-        drop(connections);
+        self.shared.lock().stopping = true;
+        self.shared.moved.notify_all();
         // Fails only if the accepting thread has ended, which is what we want.
         let _ = self.stop.shutdown(Shutdown::Both);
         if let Some(acceptor) = self.acceptor.take()
@@ -222,13 +258,9 @@ impl Drop for NbdServer {
             let _ = std::fs::remove_file(socket);
         }
         let mut connections = self.shared.lock();
-        connections.open.values().for_each(|c| c.transport.shutdown());
+        connections.open.values().for_each(|c| c.socket.shutdown());
         while !connections.open.is_empty() {
-            connections = self
-                .shared
-                .ended
-                .wait(connections)
-                .unwrap_or_else(PoisonError::into_inner);
+            connections = self.shared.wait(connections);
         }
     }
 }
@@ -238,21 +270,34 @@ impl Shared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait<'a>(&self, connections: MutexGuard<'a, Connections>) -> MutexGuard<'a, Connections> {
+        self.moved
+            .wait(connections)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn accept_all(self: &Arc<Self>, listener: &impl Listener, stopped: &UnixStream) {
         loop {
+            let now = Instant::now();
+            let next = self.lock().cut_late(now).map(|at| at - now);
             let mut events = [
                 PollFd::new(stopped, PollFlags::IN),
                 PollFd::new(listener, PollFlags::IN),
             ];
-            match poll(&mut events, None) {
+            // A deadline that poll cannot express is none.
+            let timeout = next.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut events, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return tracing::error!(%error, "NBD: cannot wait for connections"),
             }
             if !events[0].revents().is_empty() {
                 return;
             }
+            if events[1].revents().is_empty() {
+                continue;
+            }
             match listener.accept() {
-                Ok((transport, peer)) => self.admit(Arc::from(transport), peer),
+                Ok((socket, peer)) => self.admit(Arc::from(socket), peer),
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => {
                     // Typically no file descriptors left: the waiting connection would make this loop spin.
@@ -263,90 +308,78 @@ impl Shared {
         }
     }
 
-    fn admit(self: &Arc<Self>, transport: Arc<dyn Transport>, peer: String) {
+    fn admit(self: &Arc<Self>, socket: Arc<dyn Transport>, peer: String) {
         let mut connections = self.lock();
-        if connections.stopping {
-            return;
+        while !connections.stopping && connections.choosing() >= self.limits.haggling {
+            connections.make_room();
+            connections = self.wait(connections);
         }
-        if connections.open.len() >= self.limits.connections {
-            tracing::warn!(
-                peer,
-                limit = self.limits.connections,
-                "NBD: too many connections, one refused"
-            );
+        if connections.stopping {
             return;
         }
         let id = connections.next_id;
         connections.next_id += 1;
-        connections.open.insert(
-            id,
-            Connection {
-                transport: transport.clone(),
-                export: None,
+        let connection = Connection {
+            socket: socket.clone(),
+            stage: Stage::Haggling {
+                until: Instant::now() + self.limits.handshake,
             },
-        );
+        };
+        connections.open.insert(id, connection);
         drop(connections);
         let leave = Leave {
             shared: self.clone(),
             id,
         };
         let spawned = thread::Builder::new().name(format!("nbd-{id}")).spawn(move || {
-            match leave.shared.serve_one(id, &transport, &peer) {
+            let served = connection::serve(&leave.shared, id, socket.clone(), &peer);
+            match leave.shared.why_cut(id).map_or(served, Err) {
                 Ok(()) => tracing::debug!(peer, "NBD connection ended"),
-                Err(error) => tracing::warn!(peer, error = chain(&error), "NBD connection closed"),
+                Err(error) => {
+                    tracing::warn!(
+                        peer,
+                        "NBD connection closed: {}",
+                        walb_common::daemon::chain(&error)
+                    );
+                }
             }
-            transport.shutdown();
+            socket.shutdown();
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "NBD: cannot start a thread for a connection");
         }
     }
 
-    fn serve_one(&self, id: u64, transport: &Arc<dyn Transport>, peer: &str) -> Result<(), ServeError> {
-        let mut input = Deadline {
-            input: transport.reader().map_err(ServeError::Open)?,
-            transport: transport.as_ref(),
-            until: Instant::now() + self.limits.handshake,
-        };
-        let mut output = transport.writer().map_err(ServeError::Open)?;
-        let Some(agreed) = negotiate(&mut input, &mut output, &self.exports)? else {
-            return Ok(());
-        };
-        transport.set_timeout(None).map_err(ServeError::Open)?;
-        {
-            let mut connections = self.lock();
-            if connections.stopping {
-                return Ok(());
-            }
-            if let Some(connection) = connections.open.get_mut(&id) {
-                connection.export = Some(agreed.export.name().to_owned());
-            }
+    /// Takes one of the export's places for the connection.
+    pub fn enter(&self, id: u64, export: &Arc<Export>) -> Result<(), NotNow> {
+        let mut connections = self.lock();
+        if connections.stopping || !self.exports.offers(export) {
+            return Err(NotNow::Leaving);
         }
-        tracing::info!(peer, export = agreed.export.name(), "NBD connection opened");
+        let limit = export.most_clients();
+        if connections.of(export.name()).count() >= limit {
+            return Err(NotNow::Full { limit });
+        }
+        if let Some(connection) = connections.open.get_mut(&id)
+            && matches!(connection.stage, Stage::Haggling { .. })
+        {
+            let export = export.name().to_owned();
+            connection.stage = Stage::Chosen { export };
+        }
+        self.moved.notify_all();
+        Ok(())
+    }
 
-        let limits = WindowLimits {
-            requests: self.limits.requests,
-            bytes: self.limits.bytes,
-        };
-        let window = Window::new(limits, transport.clone());
-        let mut input = BufReader::with_capacity(READ_BUFFER, input.input);
-        thread::scope(|scope| {
-            let writer = thread::Builder::new()
-                .name(format!("nbd-{id}-out"))
-                .spawn_scoped(scope, || window.write_replies(output.as_mut()))
-                .map_err(ServeError::Open)?;
-            let served = serve_requests(&mut input, &agreed.export, agreed.structured, &window);
-            if served.is_err() {
-                // Nothing sensible can be said to this client any more: do not wait for it to read its answers.
-                transport.shutdown();
-            }
-            window.no_more_requests();
-            let written = writer
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
-            served?;
-            written.map_err(ServeError::Answer)
-        })
+    fn why_cut(&self, id: u64) -> Option<ServeError> {
+        match self.lock().open.get(&id)?.stage {
+            Stage::Cut(Cut::Late) => Some(ServeError::Late {
+                seconds: self.limits.handshake.as_secs(),
+            }),
+            Stage::Cut(Cut::MadeRoom) => Some(ServeError::MadeRoom {
+                most: self.limits.haggling,
+            }),
+            Stage::Haggling { .. } | Stage::Chosen { .. } => None,
+        }
     }
 }
 
@@ -359,86 +392,12 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         self.shared.lock().open.remove(&self.id);
-        self.shared.ended.notify_all();
-    }
-}
-
-/// Why a connection was closed before the client left.
-#[derive(Debug, thiserror::Error)]
-enum ServeError {
-    #[error("prepare the connection")]
-    Open(#[source] io::Error),
-    #[error("send answers")]
-    Answer(#[source] io::Error),
-    #[error(transparent)]
-    Handshake(#[from] HandshakeError),
-    #[error(transparent)]
-    Transmission(#[from] TransmissionError),
-}
-
-/// A reader that fails when `until` has passed, however slowly the bytes drip in.
-struct Deadline<'a> {
-    input: Box<dyn Read + Send>,
-    transport: &'a dyn Transport,
-    until: Instant,
-}
-
-impl Read for Deadline<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.transport.set_timeout(Some(left))?;
-        self.input.read(buffer).map_err(|e| match e.kind() {
-            // What a socket says when its timeout has passed.
-            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-            _ => e,
-        })
+        self.shared.moved.notify_all();
     }
 }
 
 /// How long accepting rests when the system refuses it.
-const PAUSE: rustix::event::Timespec = rustix::event::Timespec {
+const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
-
-fn remove_dead_socket(socket: &Path) -> Result<(), NbdListenError> {
-    let failed = |act, source| NbdListenError::Io {
-        socket: socket.to_owned(),
-        act,
-        source,
-    };
-    match std::fs::symlink_metadata(socket) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed("look at it", e)),
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(NbdListenError::NotASocket {
-                socket: socket.to_owned(),
-            });
-        }
-        Ok(_) => {}
-    }
-    match UnixStream::connect(socket) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(socket).map_err(|e| failed("remove what a dead server left", e))
-        }
-        Err(e) => Err(failed("see whether somebody listens", e)),
-        Ok(_) => Err(NbdListenError::InUse {
-            socket: socket.to_owned(),
-        }),
-    }
-}
-
-/// An error with its sources, for one log line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

@@ -2,12 +2,11 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::Exports;
-use super::handshake::negotiate;
+use super::handshake::{Haggled, Offer, Tls, greet, haggle};
 use super::transmission::serve_requests;
-use super::transport::Transport;
+use super::transport::{Taken, Transport};
 use super::window::{Window, WindowLimits};
 
 /// Takes every answer at once.
@@ -21,27 +20,36 @@ impl Transport for Answers {
     fn writer(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(Box::new(io::sink()))
     }
-    fn set_timeout(&self, _: Option<Duration>) -> io::Result<()> {
-        Ok(())
-    }
     fn shutdown(&self) {}
-    fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write_now(&self, parts: &[IoSlice<'_>]) -> io::Result<Taken> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = all.len();
         for part in parts {
             all.extend_from_slice(part);
         }
-        Ok(all.len() - before)
+        Ok(Taken {
+            bytes: all.len() - before,
+            flush: false,
+        })
     }
 }
 
 /// What the server answers to `input`: the bytes of the handshake, then those of the transmission phase (with whether
-/// reads are answered with structured replies) if it comes to that. The devices answer before `submit` returns.
+/// reads and block status are answered with structured replies) if it comes to that. The devices answer before `submit` returns.
 ///
 /// Needs answers of at most 64 KiB: larger ones are for the writer thread, which there is none.
 pub fn converse(mut input: &[u8], exports: &Exports) -> (Vec<u8>, Option<(Vec<u8>, bool)>) {
     let mut greeting = Vec::new();
-    let Ok(Some(agreed)) = negotiate(&mut input, &mut greeting, exports) else {
+    let offer = Offer {
+        exports,
+        tls: Tls::Missing,
+        peer: None,
+        enter: &|_| Ok(()),
+    };
+    let Ok(Some(greeted)) = greet(&mut input, &mut greeting) else {
+        return (greeting, None);
+    };
+    let Ok(Haggled::Chosen(agreed)) = haggle(&mut input, &mut greeting, greeted, &offer) else {
         return (greeting, None);
     };
     let answers = Arc::new(Answers::default());
@@ -51,7 +59,7 @@ pub fn converse(mut input: &[u8], exports: &Exports) -> (Vec<u8>, Option<(Vec<u8
     };
     let window = Window::new(limits, answers.clone());
     // How it ends is of no interest here.
-    let _ = serve_requests(&mut input, &agreed.export, agreed.structured, &window);
+    let _ = serve_requests(&mut input, &agreed, &window);
     let all = std::mem::take(&mut *answers.0.lock().unwrap_or_else(PoisonError::into_inner));
     (greeting, Some((all, agreed.structured)))
 }

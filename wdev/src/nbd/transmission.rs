@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::contexts::block_status;
 use super::exports::Export;
+use super::handshake::Agreed;
 use super::protocol::{Errno, MAX_PAYLOAD, REQUEST_BYTES, Request, cmd, cmd_flag};
 use super::window::{Reply, Window};
 use crate::block::{IoErrno, IoOp, IoRequest};
@@ -28,7 +30,7 @@ pub enum TransmissionError {
         /// What the client sent.
         found: u32,
     },
-    /// A write with more payload than advertised as the maximum.
+    /// A write with so much more payload than advertised as the maximum that nobody means it.
     #[error("NBD connection: a write of {found} bytes, expected at most {MAX_PAYLOAD}")]
     PayloadTooLong {
         /// The request's length.
@@ -36,20 +38,25 @@ pub enum TransmissionError {
     },
 }
 
+/// The longest payload that is read past, and its request refused, rather than ending the connection.
+const SKIPPED_MAX: u32 = 2 * MAX_PAYLOAD;
+/// Zeroes are logged like data: more of them than this go piece by piece, so that other requests get in between.
+const ZEROES_AT_ONCE: u64 = 4 << 20;
+
 /// Reads requests and submits them until the client leaves. Answers go through `window`.
 pub fn serve_requests(
-    input: &mut impl Read,
-    export: &Arc<Export>,
-    structured: bool,
+    input: &mut dyn Read,
+    agreed: &Agreed,
     window: &Arc<Window>,
 ) -> Result<(), TransmissionError> {
+    let export = &agreed.export;
     while let Some(request) = next_request(input)? {
         let carried = if request.kind == cmd::WRITE {
             request.length
         } else {
             0
         };
-        if carried > MAX_PAYLOAD {
+        if carried > SKIPPED_MAX {
             return Err(TransmissionError::PayloadTooLong { found: carried });
         }
         // Claimed before a byte of payload is taken in: a full window stops us from reading the connection.
@@ -60,31 +67,85 @@ pub fn serve_requests(
         if !window.claim(cost) {
             return Ok(()); // the writer has reported why
         }
-        let mut payload = vec![0; carried as usize];
-        if let Err(source) = input.read_exact(&mut payload) {
+        let payload = take_payload(input, carried).map_err(|source| {
             window.forfeit(cost);
-            return Err(TransmissionError::Io {
+            TransmissionError::Io {
                 act: "read the payload of a write",
                 source,
-            });
-        }
+            }
+        })?;
         let answer = Answer {
             request,
-            structured,
+            structured: agreed.structured,
             cost,
             window: window.clone(),
         };
-        match to_operation(&request, payload.into(), structured, export) {
-            Ok(Some(op)) => {
+        match to_work(&request, payload, agreed) {
+            Ok(Work::Submit(op)) => {
                 let done =
                     Box::new(move |result: Result<Bytes, IoErrno>| answer.send(result.map_err(to_errno)));
-                export.device().submit(IoRequest { op, done });
+                submit(export, IoRequest { op, done });
             }
-            Ok(None) => answer.send(Ok(Bytes::new())),
+            Ok(Work::Nothing) => answer.send(Ok(Bytes::new())),
+            Ok(Work::BlockStatus) => {
+                let range = (request.offset, request.length);
+                let one = request.flags & cmd_flag::REQ_ONE != 0;
+                match block_status(export, &agreed.contexts, request.cookie, range, one) {
+                    Ok(chunks) => window.answer(Reply::chunks(chunks)),
+                    Err(errno) => answer.send(Err(errno)),
+                }
+            }
             Err(errno) => answer.send(Err(errno)),
         }
     }
     Ok(())
+}
+
+/// The payload of a write. More than is allowed is read past, and comes back empty.
+fn take_payload(input: &mut dyn Read, length: u32) -> io::Result<Bytes> {
+    if length > MAX_PAYLOAD {
+        let skipped = io::copy(&mut Read::take(input, length.into()), &mut io::sink())?;
+        return if skipped == u64::from(length) {
+            Ok(Bytes::new())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        };
+    }
+    let mut payload = vec![0; length as usize];
+    input.read_exact(&mut payload)?;
+    Ok(payload.into())
+}
+
+/// Submits a request, a long one of zeroes piece by piece. The last piece alone needs to be durable for all to be: the
+/// log is in order.
+fn submit(export: &Arc<Export>, request: IoRequest) {
+    let IoRequest { op, done } = request;
+    match op {
+        IoOp::WriteZeroes {
+            offset,
+            len,
+            fua,
+            no_hole,
+        } if len > ZEROES_AT_ONCE => {
+            let piece = |offset, len, fua| IoOp::WriteZeroes {
+                offset,
+                len,
+                fua,
+                no_hole,
+            };
+            let rest = piece(offset + ZEROES_AT_ONCE, len - ZEROES_AT_ONCE, fua);
+            let export_of_rest = export.clone();
+            let next = Box::new(move |result: Result<Bytes, IoErrno>| match result {
+                Ok(_) => submit(&export_of_rest, IoRequest { op: rest, done }),
+                Err(errno) => done(Err(errno)),
+            });
+            export.device().submit(IoRequest {
+                op: piece(offset, ZEROES_AT_ONCE, false),
+                done: next,
+            });
+        }
+        op => export.device().submit(IoRequest { op, done }),
+    }
 }
 
 /// What is needed to answer a request; travels with it through the device.
@@ -116,7 +177,8 @@ impl Answer {
             );
             result = Err(Errno::Io);
         }
-        let reply = if self.structured && kind == cmd::READ {
+        // Block status has structured replies only, so its errors come as such too.
+        let reply = if self.structured && matches!(kind, cmd::READ | cmd::BLOCK_STATUS) {
             Reply::structured(cookie, offset, result, self.cost)
         } else {
             Reply::simple(cookie, result, self.cost)
@@ -126,7 +188,7 @@ impl Answer {
 }
 
 /// The next request; `None` when the client has left, with or without saying so, between two requests.
-fn next_request(input: &mut impl Read) -> Result<Option<Request>, TransmissionError> {
+fn next_request(input: &mut dyn Read) -> Result<Option<Request>, TransmissionError> {
     let mut raw = [0; REQUEST_BYTES];
     let mut filled = 0;
     while filled < raw.len() {
@@ -154,13 +216,16 @@ fn next_request(input: &mut impl Read) -> Result<Option<Request>, TransmissionEr
     Ok((request.kind != cmd::DISC).then_some(request))
 }
 
-/// What a request asks of the device; `None` when there is nothing to do.
-fn to_operation(
-    request: &Request,
-    payload: Bytes,
-    structured: bool,
-    export: &Export,
-) -> Result<Option<IoOp>, Errno> {
+/// What a request comes to.
+enum Work {
+    Submit(IoOp),
+    BlockStatus,
+    /// Only advice, or done by being asked.
+    Nothing,
+}
+
+fn to_work(request: &Request, payload: Bytes, agreed: &Agreed) -> Result<Work, Errno> {
+    let export = &agreed.export;
     let Request {
         flags,
         kind,
@@ -172,8 +237,9 @@ fn to_operation(
     // FUA is allowed on every command; where nothing is written it means nothing.
     let allowed = cmd_flag::FUA
         | match kind {
-            cmd::READ if structured => cmd_flag::DF,
-            cmd::WRITE_ZEROES => cmd_flag::NO_HOLE,
+            cmd::READ if agreed.structured => cmd_flag::DF,
+            cmd::WRITE_ZEROES => cmd_flag::NO_HOLE | cmd_flag::FAST_ZERO,
+            cmd::BLOCK_STATUS => cmd_flag::REQ_ONE,
             _ => 0,
         };
     if flags & !allowed != 0 {
@@ -182,12 +248,14 @@ fn to_operation(
     if matches!(kind, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES) && export.refuses_writes() {
         return Err(Errno::Perm);
     }
-    if kind != cmd::FLUSH && length == 0 || kind == cmd::READ && length > MAX_PAYLOAD {
+    let too_long = matches!(kind, cmd::READ | cmd::WRITE) && length > MAX_PAYLOAD;
+    if kind != cmd::FLUSH && length == 0 || too_long {
         return Err(Errno::Inval);
     }
     let len = u64::from(length);
     let op = match kind {
-        cmd::READ | cmd::CACHE => IoOp::Read { offset, len: length },
+        // The last two are checked like a read of the range.
+        cmd::READ | cmd::CACHE | cmd::BLOCK_STATUS => IoOp::Read { offset, len: length },
         cmd::WRITE => IoOp::Write {
             offset,
             data: payload,
@@ -204,11 +272,18 @@ fn to_operation(
         _ => return Err(Errno::Inval),
     };
     op.check(export.size()).map_err(to_errno)?;
-    // Caching ahead is only advice, and the device's page cache does as well without.
-    Ok((kind != cmd::CACHE).then_some(op))
+    match kind {
+        cmd::BLOCK_STATUS if agreed.contexts.is_empty() => Err(Errno::Inval),
+        cmd::BLOCK_STATUS => Ok(Work::BlockStatus),
+        // Caching ahead is only advice, and the device's page cache does as well without.
+        cmd::CACHE => Ok(Work::Nothing),
+        // Never quicker than writing zeros: they are logged like data.
+        cmd::WRITE_ZEROES if flags & cmd_flag::FAST_ZERO != 0 => Err(Errno::NotSup),
+        _ => Ok(Work::Submit(op)),
+    }
 }
 
-fn to_errno(errno: IoErrno) -> Errno {
+pub(super) fn to_errno(errno: IoErrno) -> Errno {
     match errno {
         IoErrno::EINVAL => Errno::Inval,
         IoErrno::ENOSPC => Errno::NoSpc,

@@ -20,7 +20,7 @@ use super::protocol::{
     CHUNK_BYTES, CHUNK_DONE, CHUNK_ERROR, CHUNK_OFFSET_DATA, Errno, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
 };
-use super::transport::Transport;
+use super::transport::{Taken, Transport};
 
 /// Answers written by one system call.
 const BATCH: usize = 128;
@@ -82,6 +82,16 @@ impl Reply {
             head_length: CHUNK_BYTES + tail_length,
             data,
             cost,
+        }
+    }
+
+    /// Chunks that are encoded already.
+    pub fn chunks(chunks: Vec<u8>) -> Self {
+        Self {
+            head: [0; HEAD_BYTES],
+            head_length: 0,
+            data: chunks.into(),
+            cost: 0,
         }
     }
 
@@ -201,7 +211,7 @@ impl Window {
             state = self.lock();
             state.writing = false;
             match sent {
-                Ok(n) if n >= reply.length() => {
+                Ok(Taken { bytes, flush: false }) if bytes >= reply.length() => {
                     self.release(&mut state, 1, reply.cost);
                     if !state.queue.is_empty() {
                         self.work.notify_one();
@@ -210,7 +220,7 @@ impl Window {
                 }
                 // The rest, or the same error again, is the writer's. Others may have queued meanwhile: go before them.
                 sent => {
-                    state.sent = sent.unwrap_or(0);
+                    state.sent = sent.map_or(0, |taken| taken.bytes);
                     state.queue.push_front(reply);
                     self.work.notify_one();
                     return;

@@ -2,6 +2,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(missing_docs, reason = "tests")]
 
+pub mod pki;
+pub mod program;
+pub mod raw;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +15,7 @@ use std::thread;
 
 use bytes::Bytes;
 use walb_common::types::PhysicalBlockSize;
-use walb_wdev::block::{BlockDevice, IoErrno, IoOp, IoRequest};
+use walb_wdev::block::{BlockDevice, DirtyExtent, Extent, Holds, IoErrno, IoOp, IoRequest};
 use walb_wdev::nbd::{Export, Exports, NbdLimits, NbdServer};
 
 /// A device in memory. Two threads serve it, so that requests complete out of order.
@@ -145,11 +149,65 @@ impl BlockDevice for MemDevice {
     }
 }
 
+/// A device that only knows what its ranges hold: by the MiB data, zeros, hole, and so on; every other MiB has changed.
+pub struct Known {
+    size: u64,
+    bitmap: bool,
+}
+
+impl Known {
+    pub fn new(size: u64, bitmap: bool) -> Arc<Self> {
+        Arc::new(Self { size, bitmap })
+    }
+
+    /// Number and length of each MiB of the range.
+    fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+        let (mut at, end) = (offset, offset + len);
+        std::iter::from_fn(move || {
+            let nth = at >> 20;
+            let here = ((nth + 1) << 20).min(end) - at;
+            at += here;
+            (here > 0).then_some((nth, here))
+        })
+    }
+}
+
+impl BlockDevice for Known {
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn pbs(&self) -> PhysicalBlockSize {
+        PhysicalBlockSize::B512
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn submit(&self, request: IoRequest) {
+        (request.done)(Ok(Bytes::new()));
+    }
+    fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>, IoErrno> {
+        let kinds = [Holds::Data, Holds::Zeros, Holds::Hole];
+        let extent = |(nth, len)| Extent {
+            len,
+            holds: kinds[usize::try_from(nth % 3).unwrap()],
+        };
+        Ok(Self::parts(offset, len).map(extent).take(most).collect())
+    }
+    fn dirty(&self, offset: u64, len: u64, most: usize) -> Option<Vec<DirtyExtent>> {
+        let extent = |(nth, len)| DirtyExtent {
+            len,
+            dirty: nth % 2 == 1,
+        };
+        self.bitmap
+            .then(|| Self::parts(offset, len).map(extent).take(most).collect())
+    }
+}
+
 /// A server of one device named `vol` on `DIR/nbd.sock`.
 pub fn serve(dir: &Path, device: Arc<dyn BlockDevice>) -> NbdServer {
     let exports = Exports::new();
     exports.add(Export::new("vol", device));
-    NbdServer::listen_unix(&dir.join("nbd.sock"), exports, NbdLimits::default()).unwrap()
+    NbdServer::listen_unix(&dir.join("nbd.sock"), exports, None, NbdLimits::default()).unwrap()
 }
 
 /// Runs a tool. A missing tool fails the test, with the package to install: a skipped test would show nothing.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use walb_common::types::{PhysicalBlockSize, Uuid};
 use walb_wdev::client::{DeviceStatus, WalDevice, WdevClient};
 use walb_wdev::config::{DeviceConfig, Limits};
-use walb_wdev::daemon::{Daemon, bind_control_socket};
+use walb_wdev::daemon::{Daemon, Network, bind_control_socket};
 use walb_wdev::engine::format_log_device;
 use walb_wdev::nbd::client::NbdClient;
 
@@ -36,7 +36,7 @@ impl Wdev {
         self.stop().await;
         let (dir, socket) = (self.dir.clone(), self.socket());
         let listener = bind_control_socket(&socket).unwrap();
-        let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir))
+        let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir, Network::default()))
             .await
             .unwrap()
             .unwrap();
@@ -94,6 +94,7 @@ impl Wdev {
             ldev,
             ddev,
             nbd,
+            nbd_guests: vec![],
             fuse: None,
             limits,
         };

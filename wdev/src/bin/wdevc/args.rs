@@ -45,6 +45,12 @@ pub struct Create {
     /// Serve NBD on this unix socket.
     #[arg(long, value_name = "SOCKET")]
     pub nbd: Option<Utf8PathBuf>,
+    /// Offer the device over TCP and TLS to this guest (role guest, this node id); may be given several times.
+    #[arg(long, value_name = "NODE")]
+    pub nbd_guest: Vec<String>,
+    /// Most NBD clients at once [default: 64].
+    #[arg(long, value_name = "N")]
+    pub nbd_clients: Option<u32>,
     /// Show the device as a file in this directory.
     #[arg(long, value_name = "DIR")]
     pub fuse: Option<Utf8PathBuf>,

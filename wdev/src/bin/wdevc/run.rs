@@ -119,6 +119,7 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
             .unwrap_or(default.logpack_max_kib)
             .min(default.logpack_max_kib),
         pending_max_mib: options.maxp.unwrap_or(default.pending_max_mib).max(1),
+        nbd_clients: options.nbd_clients.unwrap_or(default.nbd_clients).max(1),
         log_sync_interval_ms: options.fp.unwrap_or(default.log_sync_interval_ms),
         ..default
     };
@@ -127,6 +128,7 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
         ldev: absolute(&options.ldev)?,
         ddev: absolute(&options.ddev)?,
         nbd: here(&options.nbd)?,
+        nbd_guests: options.nbd_guest.clone(),
         fuse: here(&options.fuse)?,
         limits,
     })
