@@ -1,7 +1,7 @@
 //! `wlog to-wdiff`.
 
 use std::fs::File;
-use std::io::{BufWriter, Seek};
+use std::io::{BufWriter, Seek, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -51,7 +51,10 @@ impl ToWdiff {
         let setting = self.wdiff.compression;
         let (out, stats) = match self.wdiff.layout {
             Layout::Indexed => to_indexed(&mut chain, out, setting, self.max_io)?,
-            Layout::Sorted => to_sorted(&mut chain, out, setting, self.max_io, SEGMENT_BYTES)?,
+            Layout::Sorted => {
+                let segments = Segments::new(out.scratch_dir(), chain.uuid(), setting);
+                to_sorted(&mut chain, out, segments, self.max_io, SEGMENT_BYTES)?
+            }
         };
         let streamed = matches!(out, OutFile::Stream(_));
         out.commit()?;
@@ -92,20 +95,13 @@ fn to_indexed(
 
 /// A sorted diff needs all records in address order. Stretches of the log become diffs of their own, which are merged
 /// at the end: no piece is ever joined to another, so the records are the same as of one conversion in memory.
-fn to_sorted(
+fn to_sorted<W: Write>(
     chain: &mut Chain,
-    out: OutFile,
-    setting: CompressionSetting,
+    out: W,
+    mut segments: Segments,
     max_io: Lb,
     segment_bytes: u64,
-) -> anyhow::Result<(OutFile, ConvertStats)> {
-    let mut segments = Segments {
-        dir: out.scratch_dir(),
-        uuid: chain.uuid(),
-        setting,
-        done: Vec::new(),
-        stats: ConvertStats::default(),
-    };
+) -> anyhow::Result<(W, ConvertStats)> {
     let (mut converter, mut held) = (SortedConverter::new(max_io), 0);
     while let Some(pack) = chain.next_pack()? {
         converter.add_pack(&pack)?;
@@ -116,7 +112,7 @@ fn to_sorted(
         }
     }
     if segments.done.is_empty() {
-        return Ok(converter.finish(out, chain.uuid(), setting)?);
+        return Ok(converter.finish(out, segments.uuid, segments.setting)?);
     }
     segments.add(converter)?;
     segments.finish(out)
@@ -137,6 +133,16 @@ struct Segments {
 }
 
 impl Segments {
+    fn new(dir: PathBuf, uuid: Uuid, setting: CompressionSetting) -> Self {
+        Self {
+            dir,
+            uuid,
+            setting,
+            done: Vec::new(),
+            stats: ConvertStats::default(),
+        }
+    }
+
     fn add(&mut self, converter: SortedConverter) -> anyhow::Result<()> {
         if self.done.len() == SEGMENTS_MAX {
             let file = self.merge(BufWriter::new(out_file::scratch(&self.dir)?))?.0;
@@ -155,13 +161,13 @@ impl Segments {
         Ok(())
     }
 
-    fn finish(mut self, out: OutFile) -> anyhow::Result<(OutFile, ConvertStats)> {
+    fn finish<W: Write>(mut self, out: W) -> anyhow::Result<(W, ConvertStats)> {
         let (out, wdiff) = self.merge(out)?;
         let stats = ConvertStats { wdiff, ..self.stats };
         Ok((out, stats))
     }
 
-    fn merge<W: std::io::Write>(&mut self, out: W) -> anyhow::Result<(W, WriteStats)> {
+    fn merge<W: Write>(&mut self, out: W) -> anyhow::Result<(W, WriteStats)> {
         let mut readers = Vec::with_capacity(self.done.len());
         for mut file in self.done.drain(..) {
             file.rewind().context("read a temporary file")?;
@@ -172,3 +178,6 @@ impl Segments {
         Ok((out, stats.wdiff))
     }
 }
+
+#[cfg(test)]
+mod tests;
