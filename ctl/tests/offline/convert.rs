@@ -233,6 +233,26 @@ fn a_merge_keeps_the_uuid_its_inputs_share_and_reads_one_of_them_from_a_pipe() {
 }
 
 #[test]
+fn more_diffs_than_files_may_usually_be_open_are_merged() {
+    let (a, b) = (golden("w7a.sorted.wdiff"), golden("w7b.indexed.wdiff"));
+    let mut paths = vec![a.as_path(); 1500];
+    paths.push(&b);
+    let words = arguments(&["wdiff", "merge", "-o", "-"], &paths);
+    let mut limited = std::process::Command::new("sh");
+    limited.args([
+        "-c",
+        "ulimit -Sn 1024; exec \"$@\"",
+        "sh",
+        env!("CARGO_BIN_EXE_walbc"),
+        "offline",
+    ]);
+    limited.args(words);
+    let merged = crate::support::run(limited).ok();
+    let of_two = walbc(&arguments(&["wdiff", "merge", "-o", "-"], &[&a, &b])).ok();
+    assert!(merged == of_two);
+}
+
+#[test]
 fn recompressing_changes_nothing_but_the_stored_form() {
     let dir = tempdir().unwrap();
     for name in [

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use walb_common::format::wdiff::{
     Content, INDEX_RECORD_SIZE, IndexRecord, IndexSuper, IndexedReader, Layout, MAX_IMAGE_BYTES,
     PACK_HEADER_SIZE, PackHeader, PackRecord, ReadWdiffError, RecordKind, RecordSource, SortedReader,
@@ -40,6 +41,7 @@ pub fn from_stdin() -> anyhow::Result<WdiffReader> {
 /// Opens several diffs and shows progress over all of them while they are read.
 pub fn open_all(paths: &[PathBuf], verb: &str) -> anyhow::Result<Vec<WdiffReader>> {
     input::check_stdin_once(paths)?;
+    allow_open_files(paths.len() as u64);
     let mut total = Some(0);
     for path in paths {
         let size = path.metadata().ok().filter(Metadata::is_file).map(|m| m.len());
@@ -59,6 +61,22 @@ pub fn open_all(paths: &[PathBuf], verb: &str) -> anyhow::Result<Vec<WdiffReader
             Ok(WdiffReader::from_source(Watched { reader, watch }, header, name))
         })
         .collect()
+}
+
+/// Each diff of a merge is an open file, and the usual limit is a thousand. Up to the hard limit it is ours to raise.
+fn allow_open_files(diffs: u64) {
+    const OTHERS: u64 = 64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|now| now < diffs + OTHERS) {
+        // Where it cannot be raised, opening fails and names the diff.
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                ..limit
+            },
+        );
+    }
 }
 
 /// A diff whose progress is shown, together with that of others.
