@@ -77,14 +77,24 @@ impl History {
         image
     }
 
-    /// The volume at a gid, had discards left the data where they were since gid 0.
+    /// The volume at a gid, had discards left the data since gid 0. What a diff discards it holds no data of, so the data
+    /// left are those from before the diff.
     pub fn with_discards_ignored(&self, gid: u64) -> Vec<u8> {
-        let image = MemImage::filled(SIZE, 0);
-        image.bytes().copy_from_slice(self.at(0));
-        for io in self.ios(0, gid) {
-            image.apply(&io, true);
+        let mut image = self.at(0).to_vec();
+        for step in &self.steps[..gid as usize] {
+            let before = image.clone();
+            for io in step {
+                let (at, data) = match io {
+                    Io::Write { address, data } => (address.bytes() as usize, &data[..]),
+                    Io::Discard { address, blocks } => {
+                        let at = address.bytes() as usize;
+                        (at, &before[at..at + blocks.bytes() as usize])
+                    }
+                };
+                image[at..at + data.len()].copy_from_slice(data);
+            }
         }
-        std::mem::take(&mut image.bytes())
+        image
     }
 
     fn ios(&self, from: u64, to: u64) -> Vec<Io> {
