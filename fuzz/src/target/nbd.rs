@@ -10,7 +10,7 @@ use walb_wdev::nbd::protocol::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, MAX_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, REQUEST_BYTES,
     REQUEST_MAGIC, Request, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, be32, be64, cmd, opt,
 };
-use walb_wdev::nbd::testing::converse;
+use walb_wdev::nbd::testing::{Transmission, converse};
 use walb_wdev::nbd::{Export, Exports};
 
 use super::Target;
@@ -166,7 +166,7 @@ fn run(input: &[u8]) {
     // A request's payload, and answers: at most what is read, which takes 28 bytes to ask for.
     let answers = input.len() / REQUEST_BYTES * (SIZE + 64);
     let limit = MAX_PAYLOAD as usize + 64 * input.len() + 4 * answers + (64 << 10);
-    let (greeting, answers) = bounded(limit, || converse(input, &exports));
+    let (greeting, phase) = bounded(limit, || converse(input, &exports));
     let mut at = 18;
     // All that is said while haggling is whole, but the answer to NBD_OPT_EXPORT_NAME has no frame.
     while at + 20 <= greeting.len() && be64(&greeting, at) == OPTION_REPLY_MAGIC {
@@ -177,16 +177,16 @@ fn run(input: &[u8]) {
         left == 0 || left == 10 || left == 134,
         "{left} bytes after the last answer"
     );
-    let Some((answers, structured)) = answers else {
-        return;
-    };
-    check_answers(&answers, structured, input, &memory);
+    if let Some(phase) = phase {
+        check_answers(&phase, input, &memory);
+    }
 }
 
-fn check_answers(answers: &[u8], structured: bool, input: &[u8], memory: &Memory) {
-    // Follow the requests by hand, on a copy of the device. The first is behind the option that chose.
+fn check_answers(phase: &Transmission, input: &[u8], memory: &Memory) {
+    let (answers, structured) = (&phase.answers[..], phase.structured);
+    // Follow the requests by hand, on a copy of the device.
     let mut device = vec![0xaa; SIZE];
-    let (mut at, mut answer) = (first_request(input), 0);
+    let (mut at, mut answer) = (phase.from, 0);
     while answer < answers.len() {
         let raw: &[u8; REQUEST_BYTES] = input[at..].first_chunk().expect("an answer has a request");
         let request = Request::decode(raw).expect("an answer has a good request");
@@ -249,17 +249,4 @@ fn check_answers(answers: &[u8], structured: bool, input: &[u8], memory: &Memory
         device,
         "the device afterwards"
     );
-}
-
-fn first_request(input: &[u8]) -> usize {
-    let mut at = 4;
-    loop {
-        let (number, length) = (be32(input, at + 8), be32(input, at + 12));
-        at += 16 + length as usize;
-        // An option to go that was refused chose nothing; what follows it is an option again.
-        let next_is_option = input.len() >= at + 8 && be64(input, at) == OPTION_MAGIC;
-        if (number == opt::GO || number == opt::EXPORT_NAME) && !next_is_option {
-            return at;
-        }
-    }
 }

@@ -34,11 +34,22 @@ impl Transport for Answers {
     }
 }
 
-/// What the server answers to `input`: the bytes of the handshake, then those of the transmission phase (with whether
-/// reads and block status are answered with structured replies) if it comes to that. The devices answer before `submit` returns.
+/// The second phase of a conversation.
+pub struct Transmission {
+    /// Where the requests begin in the input.
+    pub from: usize,
+    /// Whether reads and block status are answered with structured replies.
+    pub structured: bool,
+    /// The answers.
+    pub answers: Vec<u8>,
+}
+
+/// What the server answers to `input`: the bytes of the handshake, then the second phase if it comes to that. The
+/// devices answer before `submit` returns.
 ///
 /// Needs answers of at most 64 KiB: larger ones are for the writer thread, which there is none.
-pub fn converse(mut input: &[u8], exports: &Exports) -> (Vec<u8>, Option<(Vec<u8>, bool)>) {
+pub fn converse(mut input: &[u8], exports: &Exports) -> (Vec<u8>, Option<Transmission>) {
+    let whole = input.len();
     let mut greeting = Vec::new();
     let offer = Offer {
         exports,
@@ -52,14 +63,23 @@ pub fn converse(mut input: &[u8], exports: &Exports) -> (Vec<u8>, Option<(Vec<u8
     let Ok(Haggled::Chosen(agreed)) = haggle(&mut input, &mut greeting, greeted, &offer) else {
         return (greeting, None);
     };
-    let answers = Arc::new(Answers::default());
+    let from = whole - input.len();
+    let taken = Arc::new(Answers::default());
     let limits = WindowLimits {
         requests: 256,
         bytes: 32 << 20,
     };
-    let window = Window::new(limits, answers.clone());
+    let window = Window::new(limits, taken.clone());
     // How it ends is of no interest here.
     let _ = serve_requests(&mut input, &agreed, &window);
-    let all = std::mem::take(&mut *answers.0.lock().unwrap_or_else(PoisonError::into_inner));
-    (greeting, Some((all, agreed.structured)))
+    let answers = std::mem::take(&mut *taken.0.lock().unwrap_or_else(PoisonError::into_inner));
+    let structured = agreed.structured;
+    (
+        greeting,
+        Some(Transmission {
+            from,
+            structured,
+            answers,
+        }),
+    )
 }
