@@ -12,6 +12,9 @@
 )]
 
 mod batch;
+pub mod block_hash;
+pub mod content_hash;
+pub mod image_scan;
 pub mod image_source;
 pub mod image_target;
 pub mod image_to_wdiff;
@@ -22,6 +25,9 @@ pub mod restore_stream;
 pub mod wdiff_to_base_image;
 pub mod wlog_to_wdiff;
 
+pub use block_hash::{BlockHash, BlockHasher, block_hash};
+pub use content_hash::{ContentHash, content_hash};
+pub use image_scan::ScanError;
 pub use image_source::ImageSource;
 pub use image_target::ImageTarget;
 pub use image_to_wdiff::{DEFAULT_IMAGE_IO, ImageToWdiffError, image_to_indexed, image_to_sorted};
