@@ -7,7 +7,10 @@ use crate::{build, prerequisites, run};
 /// Builds with optimisation, then measures. The bench itself checks its `arguments`.
 pub fn run(arguments: &[String]) -> Result<()> {
     prerequisites::root()?;
-    prerequisites::ensure(prerequisites::BENCH)?;
+    prerequisites::ensure(match arguments.first().map(String::as_str) {
+        Some("device") => prerequisites::BENCH_DEVICE,
+        _ => prerequisites::BENCH,
+    })?;
     eprintln!("building with optimisation ...");
     let binaries = build::binaries(true)?;
     let bench = binaries.join("walb-bench");

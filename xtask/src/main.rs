@@ -38,7 +38,7 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Measure beside yardsticks (optimised build): `formats`, `flow` or `latency`.
+    /// Measure beside yardsticks (optimised build): `formats`, `device`, `flow` or `latency`.
     #[command(after_help = "Example: cargo xtask bench formats --sizes 64m,256m --rounds 5 --only merge")]
     Bench {
         /// Which bench, and its options; `cargo xtask bench formats --help` lists them.

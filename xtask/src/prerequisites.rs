@@ -31,10 +31,22 @@ pub const TESTS: &[Need] = &[
     ("python3", "python3"),
     ("lz4", "lz4"),
     ("xxhsum", "xxhash"),
+    ("nbdkit", "nbdkit"),
+    ("qemu-nbd", "qemu-utils"),
+    ("qemu-storage-daemon", "qemu-utils"),
 ];
 
-/// For the benches: the yardsticks.
+/// For the benches of files and of the flow: the yardsticks.
 pub const BENCH: &[Need] = &[("lz4", "lz4"), ("xxhsum", "xxhash")];
+
+/// For the bench of the device: what measures, and what it is measured beside.
+pub const BENCH_DEVICE: &[Need] = &[
+    ("fio", "fio"),
+    ("losetup", "mount"),
+    ("nbdkit", "nbdkit"),
+    ("qemu-nbd", "qemu-utils"),
+    ("qemu-storage-daemon", "qemu-utils"),
+];
 
 /// Installs what is missing.
 pub fn ensure(needs: &[Need]) -> Result<()> {

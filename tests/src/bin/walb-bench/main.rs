@@ -3,10 +3,13 @@
 //! ```text
 //! formats    whole commands on files: wlog to wdiff, merge, apply, restore, hash    wall, CPU, memory
 //! flow       the same stages as code, and the TLS stream                            MB per CPU-second
+//! device     the block device beside other ones in user space, by fio               IOPS, latency, CPU
 //! latency    a guest's write to restorable, through the real daemons                seconds, under load
 //! ```
 //! Machines are shared and noisy: quote the ratios and medians, not single figures.
 
+mod child;
+mod device;
 mod flow;
 mod formats;
 mod generate;
@@ -28,6 +31,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Bench {
     Formats(formats::Arguments),
+    Device(device::Arguments),
     Flow(flow::Arguments),
     Latency(latency::Arguments),
 }
@@ -36,6 +40,7 @@ fn main() -> Result<()> {
     interrupt::install()?;
     match Arguments::parse().bench {
         Bench::Formats(arguments) => formats::run(&arguments),
+        Bench::Device(arguments) => device::run(&arguments),
         Bench::Flow(arguments) => flow::run(&arguments),
         Bench::Latency(arguments) => latency::run(&arguments),
     }

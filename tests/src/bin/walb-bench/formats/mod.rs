@@ -5,7 +5,6 @@
 //! Nothing is judged here: what misses a goal is shown as such.
 
 mod apply;
-mod child;
 mod image_hash;
 mod merge;
 mod print;

@@ -67,9 +67,9 @@ fn mib(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::child::Sample;
     use super::super::table::Reference;
     use super::*;
+    use crate::child::Sample;
 
     #[test]
     fn a_row_says_which_limits_it_keeps() {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::child::{self, Sample};
+use crate::child::{self, Sample};
 use crate::interrupt;
 
 /// A command to measure.

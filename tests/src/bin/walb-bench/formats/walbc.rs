@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use walb_tests::binaries;
 
-use super::child;
 use super::table::{Case, Output};
 use super::yardstick::{bytes, text};
+use crate::child;
 use crate::generate::{self, WlogSpec};
 
 /// Names of the layouts of a wdiff.

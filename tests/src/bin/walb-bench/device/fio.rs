@@ -1,0 +1,177 @@
+//! One run of fio and what it says.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::targets::{Setup, Target};
+use crate::child;
+
+/// What fio does with a device.
+pub struct Mode {
+    /// Its name in tables.
+    pub name: &'static str,
+    /// fio's own name for it.
+    rw: &'static str,
+    block: &'static str,
+    depth: &'static str,
+    /// A flush after so many writes; `0` for none.
+    flush_every: &'static str,
+}
+
+/// Small writes and reads one by one and many at once, and large ones in order.
+pub const MODES: &[Mode] = &[
+    mode("4 KiB random write, qd 1", "randwrite", "4k", "1", "0"),
+    mode(
+        "4 KiB random write, qd 1, flush after each",
+        "randwrite",
+        "4k",
+        "1",
+        "1",
+    ),
+    mode("4 KiB random write, qd 32", "randwrite", "4k", "32", "0"),
+    mode(
+        "4 KiB random write, qd 32, flush after 32",
+        "randwrite",
+        "4k",
+        "32",
+        "32",
+    ),
+    mode("4 KiB random read, qd 1", "randread", "4k", "1", "0"),
+    mode("4 KiB random read, qd 32", "randread", "4k", "32", "0"),
+    mode("1 MiB sequential write, qd 4", "write", "1m", "4", "0"),
+    mode("1 MiB sequential read, qd 4", "read", "1m", "4", "0"),
+];
+
+const fn mode(
+    name: &'static str,
+    rw: &'static str,
+    block: &'static str,
+    depth: &'static str,
+    flush_every: &'static str,
+) -> Mode {
+    Mode {
+        name,
+        rw,
+        block,
+        depth,
+        flush_every,
+    }
+}
+
+/// What one run showed.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct Sample {
+    /// Operations per second.
+    pub iops: f64,
+    /// MB (10^6 bytes) per second.
+    pub mb_per_second: f64,
+    /// From submission to completion, microseconds: half, 99 % and 99.9 % were at most this.
+    pub latency_us: [f64; 3],
+    /// The same of flushes.
+    pub flush_us: [f64; 3],
+    /// CPU of fio and of the device's process per operation, microseconds. The kernel's own threads are not in it.
+    pub cpu_us: f64,
+}
+
+const PERCENTILES: [&str; 3] = ["50.000000", "99.000000", "99.900000"];
+
+impl Sample {
+    /// The median of each figure by itself.
+    pub fn median(samples: &[Self]) -> Self {
+        let of = |figure: &dyn Fn(&Self) -> f64| median(samples.iter().map(figure));
+        Self {
+            iops: of(&|s| s.iops),
+            mb_per_second: of(&|s| s.mb_per_second),
+            latency_us: std::array::from_fn(|at| of(&|s| s.latency_us[at])),
+            flush_us: std::array::from_fn(|at| of(&|s| s.flush_us[at])),
+            cpu_us: of(&|s| s.cpu_us),
+        }
+    }
+}
+
+/// The middle one.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs fio on a device for some seconds.
+pub fn run(setup: &Setup, target: Target, mode: &Mode, seconds: f64, size: u64) -> Result<Sample> {
+    let answer = setup.dir().join("fio.json");
+    let before = setup.cpu_seconds(target)?;
+    let mut command = Command::new("fio");
+    command
+        .args([
+            "--name=x",
+            "--output-format=json",
+            "--time_based",
+            "--randrepeat=0",
+        ])
+        .args(["--norandommap", "--percentile_list=50:99:99.9"])
+        .arg(format!("--output={}", answer.display()))
+        .arg(format!("--runtime={}ms", (seconds * 1e3).round()))
+        .arg(format!("--size={size}"))
+        .arg(format!("--rw={}", mode.rw))
+        .arg(format!("--bs={}", mode.block))
+        .arg(format!("--iodepth={}", mode.depth))
+        // fio's NBD engine knows fsync only, not fdatasync.
+        .arg(format!("--fsync={}", mode.flush_every))
+        .args(setup.fio_arguments(target)?)
+        .stdout(Stdio::null());
+    let fio = child::run(&mut command)?;
+    let cpu = fio.cpu_seconds + setup.cpu_seconds(target)? - before;
+    let text = std::fs::read_to_string(&answer).context("read fio's answer")?;
+    sample(&text, cpu).with_context(|| format!("fio's answer: {text}"))
+}
+
+fn sample(text: &str, cpu_seconds: f64) -> Result<Sample> {
+    // It may begin with warnings.
+    let json = text.find('{').map_or("", |at| &text[at..]);
+    let answer: Value = serde_json::from_str(json)?;
+    let job = &answer["jobs"][0];
+    let number = |value: &Value, name: &str| value.as_f64().with_context(|| format!("no {name}"));
+    let (reads, writes) = (&job["read"], &job["write"]);
+    let side = if number(&reads["total_ios"], "total_ios")? > 0.0 {
+        reads
+    } else {
+        writes
+    };
+    let done = number(&side["total_ios"], "total_ios")?;
+    anyhow::ensure!(done > 0.0, "fio did nothing");
+    let percentiles =
+        |of: &Value| PERCENTILES.map(|percentile| of["percentile"][percentile].as_f64().unwrap_or(0.0) / 1e3);
+    Ok(Sample {
+        iops: number(&side["iops"], "iops")?,
+        mb_per_second: number(&side["bw_bytes"], "bw_bytes")? / 1e6,
+        latency_us: percentiles(&side["clat_ns"]),
+        flush_us: percentiles(&job["sync"]["lat_ns"]),
+        cpu_us: cpu_seconds * 1e6 / done,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_side_that_did_something_counts() {
+        let text = r#"fio: a warning
+            {"jobs":[{"read":{"total_ios":0},
+            "write":{"total_ios":1000,"iops":250.0,"bw_bytes":1024000,
+                     "clat_ns":{"percentile":{"50.000000":1000,"99.000000":2000,"99.900000":3000}}},
+            "sync":{"lat_ns":{"percentile":{"50.000000":5000,"99.000000":6000,"99.900000":7000}}}}]}"#;
+        let got = sample(text, 0.5).unwrap();
+        assert_eq!((got.iops, got.mb_per_second, got.cpu_us), (250.0, 1.024, 500.0));
+        assert_eq!((got.latency_us, got.flush_us), ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0]));
+        assert!(
+            sample(
+                r#"{"jobs":[{"read":{"total_ios":0},"write":{"total_ios":0}}]}"#,
+                0.0
+            )
+            .is_err()
+        );
+    }
+}
