@@ -7,5 +7,6 @@ mod convert;
 mod damaged;
 mod devices;
 mod redo;
+mod restore;
 mod show;
 mod support;
