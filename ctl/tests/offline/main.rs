@@ -6,6 +6,7 @@ mod behaviour;
 mod convert;
 mod damaged;
 mod devices;
+mod images;
 mod redo;
 mod restore;
 mod show;

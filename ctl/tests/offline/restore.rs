@@ -230,13 +230,13 @@ type Harm = fn(&Site);
 fn what_is_reset_or_replaced_is_noticed() {
     let harms: [(&str, Harm); 5] = [
         ("was stopped, started, reset", |site| {
-            site.replace("state", "SyncReady\n")
+            site.replace("state", "SyncReady\n");
         }),
         ("was stopped, started, reset", |site| {
-            site.replace("state", "Archived\n")
+            site.replace("state", "Archived\n");
         }),
         ("was stopped, started, reset", |site| {
-            site.replace("archive_uuid", "00000000000000000000000000000002\n")
+            site.replace("archive_uuid", "00000000000000000000000000000002\n");
         }),
         ("was replaced while it was read", |site| {
             let (image, new) = (site.path("images/wb_vol0"), site.path("images/new"));
@@ -244,7 +244,7 @@ fn what_is_reset_or_replaced_is_noticed() {
             fs::rename(new, image).unwrap();
         }),
         ("look at", |site| {
-            fs::remove_file(site.path("images/wb_vol0")).unwrap()
+            fs::remove_file(site.path("images/wb_vol0")).unwrap();
         }),
     ];
     for (told, harm) in harms {
