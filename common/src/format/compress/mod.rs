@@ -4,7 +4,7 @@
 //! has bytes left over is refused.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use crate::types::{Compression, CompressionSetting};
 
@@ -30,11 +30,21 @@ pub struct DecompressError {
     pub reason: String,
 }
 
-/// Compresses images by one setting, reusing its tables.
+/// Compresses images by one setting. Tables and contexts are made once and used for every image.
 pub struct Compressor {
     setting: CompressionSetting,
-    snappy: snap::raw::Encoder,
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    engine: Engine,
+}
+
+/// What a type keeps from image to image. Boxed where large, as compressors are moved about.
+enum Engine {
+    None,
+    Gzip(flate2::Compress),
+    Snappy(Box<snap::raw::Encoder>),
+    Lzma { preset: u32 },
+    Lz4(lz4_flex::block::CompressTable),
+    /// None until first used.
+    Zstd(Option<zstd::bulk::Compressor<'static>>),
 }
 
 impl std::fmt::Debug for Compressor {
@@ -46,11 +56,21 @@ impl std::fmt::Debug for Compressor {
 impl Compressor {
     /// A compressor; cheap until used.
     pub fn new(setting: CompressionSetting) -> Self {
-        Self {
-            setting,
-            snappy: snap::raw::Encoder::new(),
-            zstd: None,
-        }
+        let level = u32::from(setting.level);
+        let engine = match setting.kind {
+            Compression::None => Engine::None,
+            Compression::Gzip => {
+                let level = if level == 0 { 6 } else { level };
+                Engine::Gzip(flate2::Compress::new(flate2::Compression::new(level), true))
+            }
+            Compression::Snappy => Engine::Snappy(Box::new(snap::raw::Encoder::new())),
+            Compression::Lzma => Engine::Lzma {
+                preset: if level == 0 { 6 } else { level.min(LZMA_PRESET_MAX) },
+            },
+            Compression::Lz4 => Engine::Lz4(lz4_flex::block::CompressTable::default()),
+            Compression::Zstd => Engine::Zstd(None),
+        };
+        Self { setting, engine }
     }
 
     /// Its setting.
@@ -60,44 +80,86 @@ impl Compressor {
 
     /// The compressed image, or none if that would not be smaller (then it is stored raw).
     pub fn compress(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
-        let level = u32::from(self.setting.level);
-        let result = match self.setting.kind {
-            Compression::None => return None,
-            Compression::Gzip => gzip(raw, level),
-            Compression::Snappy => self.snappy.compress_vec(raw).map_err(io::Error::other),
-            Compression::Lzma => lzma(raw, level),
-            Compression::Lz4 => Ok(lz4_flex::block::compress(raw)),
-            Compression::Zstd => self.zstd(raw),
-        };
+        let mut stored = Vec::new();
+        self.append(raw, &mut stored).then(|| {
+            stored.shrink_to_fit();
+            stored
+        })
+    }
+
+    /// Appends the compressed image to `out`. If it would not be smaller, leaves `out` as it was and says false.
+    pub fn append(&mut self, raw: &[u8], out: &mut Vec<u8>) -> bool {
+        let start = out.len();
         // A library that cannot compress (out of memory, too large) costs space, not data.
-        result.ok().filter(|c| c.len() < raw.len())
+        let end = match self.compress_behind(raw, out) {
+            Ok(length) if length < raw.len() => start + length,
+            _ => start,
+        };
+        out.truncate(end);
+        end > start
     }
 
-    fn zstd(&mut self, raw: &[u8]) -> io::Result<Vec<u8>> {
-        if self.zstd.is_none() {
-            self.zstd = Some(zstd::bulk::Compressor::new(i32::from(self.setting.level.max(1)))?);
-        }
-        match &mut self.zstd {
-            Some(zstd) => zstd.compress(raw),
-            None => unreachable!("made above"),
+    /// Compresses to the end of `out`; bytes behind the length it tells mean nothing.
+    fn compress_behind(&mut self, raw: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let start = out.len();
+        let mut room = |bytes: usize| out.resize(start + bytes, 0);
+        match &mut self.engine {
+            Engine::None => Ok(raw.len()),
+            Engine::Gzip(deflate) => {
+                room(raw.len());
+                deflate.reset();
+                let status = deflate.compress(raw, &mut out[start..], flate2::FlushCompress::Finish)?;
+                match status {
+                    flate2::Status::StreamEnd => Ok(deflate.total_out() as usize),
+                    flate2::Status::Ok | flate2::Status::BufError => Ok(raw.len()),
+                }
+            }
+            Engine::Snappy(snappy) => {
+                room(snap::raw::max_compress_len(raw.len()));
+                snappy
+                    .compress(raw, &mut out[start..])
+                    .map_err(io::Error::other)
+            }
+            Engine::Lzma { preset } => {
+                room(raw.len());
+                lzma(raw, *preset, &mut out[start..])
+            }
+            Engine::Lz4(table) => {
+                room(lz4_flex::block::get_maximum_output_size(raw.len()));
+                if raw.len() < usize::from(u16::MAX) && matches!(table, lz4_flex::block::CompressTable::Large(_)) {
+                    // After one large image the table would stay large, and slow to clear, for all small ones.
+                    *table = lz4_flex::block::CompressTable::small();
+                }
+                lz4_flex::block::compress_into_with_table(raw, &mut out[start..], table).map_err(io::Error::other)
+            }
+            Engine::Zstd(zstd) => {
+                room(raw.len());
+                if zstd.is_none() {
+                    *zstd = Some(zstd::bulk::Compressor::new(i32::from(self.setting.level.max(1)))?);
+                }
+                match zstd {
+                    // That it does not fit is an error too.
+                    Some(zstd) => zstd.compress_to_buffer(raw, &mut out[start..]),
+                    None => unreachable!("made above"),
+                }
+            }
         }
     }
 }
 
-fn gzip(raw: &[u8], level: u32) -> io::Result<Vec<u8>> {
-    let level = if level == 0 { 6 } else { level };
-    let mut encoder =
-        flate2::write::ZlibEncoder::new(Vec::with_capacity(raw.len() / 2), flate2::Compression::new(level));
-    encoder.write_all(raw)?;
-    encoder.finish()
-}
-
-fn lzma(raw: &[u8], level: u32) -> io::Result<Vec<u8>> {
-    let preset = if level == 0 { 6 } else { level.min(LZMA_PRESET_MAX) };
-    let stream = liblzma::stream::Stream::new_easy_encoder(preset, liblzma::stream::Check::Crc64)?;
-    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::with_capacity(raw.len() / 2), stream);
-    encoder.write_all(raw)?;
-    encoder.finish()
+/// One xz stream into `out`; `raw.len()` if it does not fit. The window need not exceed the image, which saves most of
+/// the time and memory that starting an encoder takes.
+fn lzma(raw: &[u8], preset: u32, out: &mut [u8]) -> io::Result<usize> {
+    use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
+    let window = u32::try_from(raw.len().next_power_of_two()).unwrap_or(u32::MAX);
+    let mut options = LzmaOptions::new_preset(preset)?;
+    // Preset 6 has 8 MiB, which the existing tools can read.
+    options.dict_size(window.clamp(4 << 10, 8 << 20));
+    let mut stream = Stream::new_stream_encoder(Filters::new().lzma2(&options), Check::Crc64)?;
+    match stream.process(raw, out, Action::Finish)? {
+        Status::StreamEnd => Ok(stream.total_out() as usize),
+        _ => Ok(raw.len()),
+    }
 }
 
 /// The image of exactly `raw_len` bytes. The caller has bounded `raw_len`.
