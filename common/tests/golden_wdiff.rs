@@ -11,8 +11,8 @@ use std::ops::ControlFlow;
 use serde_json::{Value, json};
 use support::{Class, MemImage, bytes, chain, each, path};
 use walb_common::convert::{
-    DiscardMode, IndexedConverter, SortedConverter, WdiffMerger, apply_wdiffs, image_to_indexed,
-    image_to_sorted, merge_to_sorted,
+    DiscardMode, IndexedConverter, SortedConverter, WdiffForm, WdiffMerger, WlogFile, apply_wdiffs,
+    convert_wlogs, image_to_indexed, image_to_sorted, merge_to_sorted,
 };
 use walb_common::format::log_device::Logpack;
 use walb_common::format::wdiff::{
@@ -216,7 +216,19 @@ fn converting_a_wlog_gives_the_wdiff_the_existing_tools_made_of_it() {
             }
             converter.finish(Vec::new(), uuid, setting).unwrap().0
         };
+        let layout = golden.header().layout;
+        let form = WdiffForm {
+            layout,
+            setting: CompressionSetting { cpus: 2, ..setting },
+            max_io,
+            cut_dataless: true,
+        };
+        let log = [WlogFile::open(path(source)).unwrap()];
+        let (two_passes, _) =
+            convert_wlogs(&log, Vec::new(), form, &mut |_| ControlFlow::Continue(())).unwrap();
+        let two_passes = meaning(&records(reader_of(two_passes)));
         let (ours, golden) = (meaning(&records(reader_of(ours))), meaning(&records(golden)));
+        assert!(two_passes == golden, "{name} in two passes");
         assert!(
             ours == golden,
             "{name}: {} records, expected {}",

@@ -71,6 +71,11 @@ impl Input {
         self
     }
 
+    /// Whether it is a file that nobody has read from yet: it can be read at any place.
+    pub fn is_file_from_start(&self) -> bool {
+        self.size.is_some() && self.position == 0
+    }
+
     /// The file itself, for reads at any place; None for what has none, as a pipe.
     pub fn into_file(self) -> Option<File> {
         let Self { file, size, .. } = self;

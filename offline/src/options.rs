@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use walb_common::convert::DiscardMode;
+use walb_common::convert::{DiscardMode, all_cores};
 use walb_common::format::wdiff;
 use walb_common::types::{Compression, CompressionSetting, LB_SIZE, Lb, ParseError, parse_size};
 
@@ -32,6 +32,15 @@ impl From<wdiff::Layout> for Layout {
         match layout {
             wdiff::Layout::Sorted => Self::Sorted,
             wdiff::Layout::Indexed => Self::Indexed,
+        }
+    }
+}
+
+impl From<Layout> for wdiff::Layout {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Sorted => Self::Sorted,
+            Layout::Indexed => Self::Indexed,
         }
     }
 }
@@ -65,9 +74,10 @@ impl From<Discard> for DiscardMode {
     }
 }
 
-/// A compression of the command line. Levels above 6 of lzma are refused: the existing tools cannot read the result.
+/// A compression of the command line, with all cores for it. Levels above 6 of lzma are refused: the existing tools cannot read the result.
 pub fn compression(text: &str) -> Result<CompressionSetting, ParseError> {
-    let setting: CompressionSetting = text.parse()?;
+    let mut setting: CompressionSetting = text.parse()?;
+    setting.cpus = all_cores();
     if setting.kind == Compression::Lzma && setting.level > 6 {
         return Err(ParseError::new(
             "compression",

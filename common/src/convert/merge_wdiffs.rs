@@ -4,13 +4,14 @@
 //! Here the records come by address instead, so each goes under the newer ones and over the older ones already there.
 //! What ends at or below the lowest address still unread can change no more and is given out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque, binary_heap::PeekMut};
 use std::io::Write;
+use std::ops::Range;
 
 use crate::convert::overlay::Piece;
-use crate::format::wdiff::{
-    Content, SortedWriter, WdiffFileError, WdiffReader, WdiffRecord, WriteStats, WriteWdiffError,
-};
+use crate::convert::write_sorted::write_sorted;
+use crate::format::wdiff::{Content, WdiffFileError, WdiffReader, WdiffRecord, WriteStats, WriteWdiffError};
 use crate::types::{CompressionSetting, Lb, Uuid};
 
 /// A merge cannot go on.
@@ -38,20 +39,36 @@ pub struct MergeStats {
 struct Waiting {
     /// Number of its input; higher is newer.
     input: usize,
-    blocks: u64,
+    address: u64,
+    /// Its end.
+    end: u64,
     /// Where its record started: chunks are counted from there, not from where older or newer records cut it.
     origin: u64,
     content: Content,
+}
+
+impl Waiting {
+    fn part(&self, from: u64, to: u64) -> Self {
+        Self {
+            address: from,
+            end: to,
+            content: self.content.part(from - self.address, to - from),
+            ..*self
+        }
+    }
 }
 
 /// The merged records of several wdiffs, pulled one by one in address order.
 #[derive(Debug)]
 pub struct WdiffMerger {
     inputs: Vec<Input>,
+    /// The address of every input's next record, and the input's number; lowest first.
+    heads: BinaryHeap<Reverse<(u64, usize)>>,
     max_io: u64,
     drop_discards: bool,
-    waiting: BTreeMap<u64, Waiting>,
-    ready: VecDeque<WdiffRecord>,
+    /// By address. No more than there are inputs, and one: what is not given out yet reaches to the lowest unread
+    /// address, and there each input has at most one record.
+    waiting: VecDeque<Waiting>,
     records_in: u64,
 }
 
@@ -67,14 +84,17 @@ impl WdiffMerger {
     pub fn new(inputs: Vec<WdiffReader>, max_io: Lb) -> Result<Self, WdiffFileError> {
         let mut merger = Self {
             inputs: Vec::with_capacity(inputs.len()),
+            heads: BinaryHeap::with_capacity(inputs.len()),
             max_io: max_io.0,
             drop_discards: false,
-            waiting: BTreeMap::new(),
-            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
             records_in: 0,
         };
-        for mut reader in inputs {
+        for (number, mut reader) in inputs.into_iter().enumerate() {
             let next = reader.next_record()?;
+            merger
+                .heads
+                .extend(next.as_ref().map(|record| Reverse((record.address.0, number))));
             merger.inputs.push(Input { reader, next });
         }
         Ok(merger)
@@ -96,126 +116,145 @@ impl WdiffMerger {
     /// The next merged record; None when all inputs are through.
     pub fn next_record(&mut self) -> Result<Option<WdiffRecord>, WdiffFileError> {
         loop {
-            if let Some(record) = self.ready.pop_front() {
-                return Ok(Some(record));
-            }
-            let lowest = self.lowest();
-            let unread_from = lowest.map_or(u64::MAX, |n| self.inputs[n].address());
-            if let Some((&address, piece)) = self.waiting.first_key_value()
-                && (address + piece.blocks <= unread_from || lowest.is_none())
+            let unread_from = self.unread_from();
+            if let Some(first) = self.waiting.front()
+                && unread_from.is_none_or(|from| first.end <= from)
             {
-                self.give_out();
-            } else if let Some(input) = lowest {
-                self.take_from(input)?;
-            } else {
+                return Ok(self.give_out());
+            }
+            if unread_from.is_none() {
                 return Ok(None);
+            }
+            if let Some(untouched) = self.take_lowest()? {
+                return Ok(Some(untouched));
             }
         }
     }
 
-    /// The input whose next record starts lowest.
-    fn lowest(&self) -> Option<usize> {
-        (0..self.inputs.len())
-            .filter(|&n| self.inputs[n].next.is_some())
-            .min_by_key(|&n| self.inputs[n].address())
+    /// Below this no record is unread.
+    fn unread_from(&self) -> Option<u64> {
+        self.heads.peek().map(|Reverse((address, _))| *address)
     }
 
-    fn take_from(&mut self, number: usize) -> Result<(), WdiffFileError> {
+    /// Takes the lowest record that is unread. If no other can touch it, that is the next merged record.
+    fn take_lowest(&mut self) -> Result<Option<WdiffRecord>, WdiffFileError> {
+        let Some(mut head) = self.heads.peek_mut() else {
+            return Ok(None);
+        };
+        let Reverse((_, number)) = *head;
         let input = &mut self.inputs[number];
         let following = input.reader.next_record()?;
+        // One move in the heap instead of two.
+        match &following {
+            Some(record) => {
+                *head = Reverse((record.address.0, number));
+                // Finds its place again.
+                drop(head);
+            }
+            None => {
+                PeekMut::pop(head);
+            }
+        }
         let Some(record) = std::mem::replace(&mut input.next, following) else {
-            return Ok(());
+            return Ok(None);
         };
         self.records_in += 1;
         let dropped = self.drop_discards && matches!(record.content, Content::Discard);
-        if record.blocks.0 > 0 && !dropped {
-            self.place(number, record);
+        if record.blocks.0 == 0 || dropped {
+            return Ok(None);
         }
-        Ok(())
+        let alone = self.waiting.is_empty() && self.unread_from().is_none_or(|from| record.end().0 <= from);
+        if alone && (self.max_io == 0 || record.blocks.0 <= self.max_io) {
+            return Ok(Some(record));
+        }
+        self.place(number, record);
+        Ok(None)
     }
 
     /// Puts a record under the newer pieces and over the older ones.
     fn place(&mut self, input: usize, record: WdiffRecord) {
         let (start, end) = (record.address.0, record.end().0);
-        let below = self.waiting.range(..start).next_back().map(|(a, _)| *a);
-        let inside: Vec<u64> = self.waiting.range(start..end).map(|(a, _)| *a).collect();
-        let mut free = start;
-        let new = |from: u64, to: u64| Waiting {
+        let new = Waiting {
             input,
-            blocks: to - from,
+            address: start,
+            end,
             origin: start,
-            content: record.content.part(from - start, to - from),
+            content: record.content,
         };
-        for address in below.into_iter().chain(inside) {
-            let Some(old) = self.waiting.get(&address) else {
-                continue;
-            };
-            let old_end = address + old.blocks;
-            if old_end <= start {
-                continue;
-            }
-            if old.input > input {
-                // Newer: the record only gets what lies before it.
-                if free < address {
-                    self.waiting.insert(free, new(free, address));
-                }
-                free = free.max(old_end);
-            } else if let Some(old) = self.waiting.remove(&address) {
-                let part = |from: u64, to: u64| Waiting {
-                    blocks: to - from,
-                    content: old.content.part(from - address, to - from),
-                    ..old
-                };
-                if address < start {
-                    self.waiting.insert(address, part(address, start));
-                }
-                if end < old_end {
-                    self.waiting.insert(end, part(end, old_end));
+        let first = self.waiting.partition_point(|old| old.end <= start);
+        let last = self.waiting.partition_point(|old| old.address < end);
+        match last - first {
+            0 => self.waiting.insert(first, new),
+            // The same block written in several wdiffs: by far the most frequent case.
+            1 if (self.waiting[first].address, self.waiting[first].end) == (start, end) => {
+                if self.waiting[first].input < input {
+                    self.waiting[first] = new;
                 }
             }
-        }
-        if free < end {
-            self.waiting.insert(free, new(free, end));
+            _ => self.place_among(first..last, &new),
         }
     }
 
-    /// Gives out the lowest piece, in chunks.
-    fn give_out(&mut self) {
-        let Some((address, piece)) = self.waiting.pop_first() else {
-            return;
-        };
-        let end = address + piece.blocks;
-        let next_cut = match self.max_io {
-            0 => end,
+    /// Puts a piece among those it intersects.
+    fn place_among(&mut self, among: Range<usize>, new: &Waiting) {
+        let at = among.start;
+        let mut free = new.address;
+        let mut pieces = Vec::with_capacity(2 * among.len() + 1);
+        for old in self.waiting.drain(among) {
+            if old.input > new.input {
+                // Newer: the record only gets what lies before it.
+                if free < old.address {
+                    pieces.push(new.part(free, old.address));
+                }
+                free = old.end;
+                pieces.push(old);
+                continue;
+            }
+            if old.address < new.address {
+                pieces.push(old.part(old.address, new.address));
+            }
+            if new.end < old.end {
+                // The last of them, so that nothing newer is left out before it.
+                pieces.push(new.part(free, new.end));
+                free = new.end;
+                pieces.push(old.part(new.end, old.end));
+            }
+        }
+        if free < new.end {
+            pieces.push(new.part(free, new.end));
+        }
+        for (n, piece) in pieces.into_iter().enumerate() {
+            self.waiting.insert(at + n, piece);
+        }
+    }
+
+    /// Gives out the lowest piece, up to where it is to be cut.
+    fn give_out(&mut self) -> Option<WdiffRecord> {
+        let piece = self.waiting.pop_front()?;
+        let cut = match self.max_io {
+            0 => piece.end,
             max => {
                 // A piece may end at the very last address.
-                let chunks = (address - piece.origin) / max + 1;
-                piece.origin.saturating_add(chunks.saturating_mul(max)).min(end)
+                let chunks = (piece.address - piece.origin) / max + 1;
+                piece
+                    .origin
+                    .saturating_add(chunks.saturating_mul(max))
+                    .min(piece.end)
             }
         };
-        let content = piece.content.part(0, next_cut - address);
-        self.ready.push_back(WdiffRecord {
-            address: Lb(address),
-            blocks: Lb(next_cut - address),
-            content,
-        });
-        if next_cut < end {
-            let content = piece.content.part(next_cut - address, end - next_cut);
-            self.waiting.insert(
-                next_cut,
-                Waiting {
-                    blocks: end - next_cut,
-                    content,
-                    ..piece
-                },
-            );
+        let (given, rest) = if cut < piece.end {
+            (piece.part(piece.address, cut), Some(piece.part(cut, piece.end)))
+        } else {
+            (piece, None)
+        };
+        if let Some(rest) = rest {
+            self.waiting.push_front(rest);
         }
-    }
-}
-
-impl Input {
-    fn address(&self) -> u64 {
-        self.next.as_ref().map_or(u64::MAX, |record| record.address.0)
+        Some(WdiffRecord {
+            address: Lb(given.address),
+            blocks: Lb(given.end - given.address),
+            content: given.content,
+        })
     }
 }
 
@@ -229,11 +268,8 @@ pub fn merge_to_sorted<W: Write>(
     max_io: Lb,
 ) -> Result<(W, MergeStats), MergeError> {
     let mut merger = WdiffMerger::new(inputs, max_io)?;
-    let mut writer = SortedWriter::new(out, uuid, setting)?;
-    while let Some(record) = merger.next_record()? {
-        writer.write(&record)?;
-    }
+    let next = || merger.next_record().map_err(MergeError::Read).transpose();
+    let (out, wdiff) = write_sorted(next, out, uuid, setting)?;
     let records_in = merger.records_in();
-    let (out, wdiff) = writer.finish()?;
     Ok((out, MergeStats { records_in, wdiff }))
 }

@@ -157,6 +157,11 @@ impl<P: Piece> Overlay<P> {
         self.pieces.is_empty()
     }
 
+    /// What lies in the pieces, in address order.
+    pub fn pieces(&self) -> impl Iterator<Item = &P> {
+        self.pieces.values().map(|(_, piece)| piece)
+    }
+
     /// The pieces in address order.
     pub fn into_pieces(self) -> impl Iterator<Item = Placed<P>> {
         self.pieces.into_iter().map(|(address, (blocks, piece))| Placed {

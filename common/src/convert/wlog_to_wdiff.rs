@@ -5,11 +5,12 @@
 use std::io::Write;
 
 use crate::convert::overlay::{Cut, Overlay, Piece};
+use crate::convert::write_sorted::write_sorted;
 use crate::format::compress::Compressor;
 use crate::format::log_device::{LogRecord, Logpack, RecordKind as LogRecordKind};
 use crate::format::wdiff::{
-    Content, Image, IndexRecord, IndexedWriter, RecordKind, SortedWriter, StoredImage, WdiffRecord,
-    WriteStats, WriteWdiffError,
+    Content, Image, IndexRecord, IndexedWriter, RecordKind, StoredImage, WdiffRecord, WriteStats,
+    WriteWdiffError,
 };
 use crate::types::{Compression, CompressionSetting, Lb, Uuid};
 
@@ -174,11 +175,11 @@ impl<W: Write> IndexedConverter<W> {
                     (RecordKind::Normal, writer.add_image(&image)?)
                 }
                 Io::Overwritten => {
-                    writer.add_dataless();
+                    writer.add_dataless(1);
                     return Ok(());
                 }
                 dataless => {
-                    writer.add_dataless();
+                    writer.add_dataless(1);
                     let data_offset = writer.position();
                     let (compression, data_size, checksum, blocks) = (Compression::None, 0, 0, Lb(0));
                     let nothing = StoredImage {
@@ -286,16 +287,16 @@ impl SortedConverter {
         uuid: Uuid,
         setting: CompressionSetting,
     ) -> Result<(W, ConvertStats), ConvertError> {
-        let mut writer = SortedWriter::new(out, uuid, setting)?;
-        for placed in self.overlay.into_pieces() {
-            let (address, blocks, content) = (Lb(placed.address), Lb(placed.blocks), placed.piece);
-            writer.write(&WdiffRecord {
-                address,
-                blocks,
-                content,
-            })?;
-        }
-        let (out, wdiff) = writer.finish()?;
+        let mut pieces = self.overlay.into_pieces();
+        let next = || {
+            let placed = pieces.next()?;
+            Some(Ok::<_, ConvertError>(WdiffRecord {
+                address: Lb(placed.address),
+                blocks: Lb(placed.blocks),
+                content: placed.piece,
+            }))
+        };
+        let (out, wdiff) = write_sorted(next, out, uuid, setting)?;
         Ok((out, ConvertStats { wdiff, ..self.stats }))
     }
 }

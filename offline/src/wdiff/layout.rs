@@ -85,7 +85,7 @@ impl<W: Write> Indexed<W> {
                 Some(self.writer.add_image(&image)?)
             }
             Content::AllZero | Content::Discard => {
-                self.writer.add_dataless();
+                self.writer.add_dataless(1);
                 None
             }
         };

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use walb_common::convert::WdiffMerger;
+use walb_common::convert::{MergeError, WdiffMerger, write_sorted};
 use walb_common::format::wdiff::WdiffReader;
 use walb_common::types::{Lb, Uuid};
 
 use super::layout::Writer;
 use super::source::open_all;
-use crate::options::{self, OutOptions, WdiffOptions};
+use crate::options::{self, Layout, OutOptions, WdiffOptions};
 use crate::out_file::OutFile;
 use crate::{Outcome, Output};
 
@@ -41,14 +41,21 @@ impl Merge {
         let readers = open_all(&self.files, "merge")?;
         let uuid = common_uuid(&readers);
         let mut merger = WdiffMerger::new(readers, self.max_io)?;
-        let mut writer = Writer::new(self.wdiff.layout, out, uuid, self.wdiff.compression)?;
-        while let Some(record) = merger.next_record()? {
-            writer.write(&record)?;
-        }
+        let setting = self.wdiff.compression;
+        let mut next = || merger.next_record().map_err(MergeError::Read).transpose();
+        let (out, stats) = match self.wdiff.layout {
+            Layout::Sorted => write_sorted(next, out, uuid, setting)?,
+            Layout::Indexed => {
+                let mut writer = Writer::new(self.wdiff.layout, out, uuid, setting)?;
+                while let Some(record) = next() {
+                    writer.write(&record?)?;
+                }
+                writer.finish()?
+            }
+        };
         let records_in = merger.records_in();
         // The progress ends here, before anything is printed.
         drop(merger);
-        let (out, stats) = writer.finish()?;
         let streamed = matches!(out, OutFile::Stream(_));
         out.commit()?;
         if !streamed {

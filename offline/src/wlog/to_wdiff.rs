@@ -1,35 +1,30 @@
 //! `wlog to-wdiff`.
 
-use std::fs::File;
-use std::io::{BufWriter, Seek, Write};
-use std::path::PathBuf;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use walb_common::convert::{ConvertStats, IndexedConverter, SortedConverter, merge_to_sorted};
-use walb_common::format::wdiff::{WdiffReader, WriteStats};
-use walb_common::format::wlog::Logpack;
-use walb_common::types::{CompressionSetting, Lb, Uuid};
+use walb_common::convert::wlog_files::Progress as At;
+use walb_common::convert::{WdiffForm, WlogFile, convert_wlogs};
+use walb_common::types::Lb;
 
-use super::chain::Chain;
-use crate::options::{self, Layout, OutOptions, WdiffOptions};
+use crate::input::{self, Input};
+use crate::options::{self, OutOptions, WdiffOptions};
 use crate::out_file::{self, OutFile};
 use crate::output::mebibytes;
+use crate::progress::Progress;
 use crate::{Outcome, Output};
-
-/// Log data that a sorted conversion keeps in memory; beyond it, intermediate diffs go to temporary files.
-const SEGMENT_BYTES: u64 = 64 << 20;
-/// Intermediate diffs that are merged at once: each is an open file.
-const SEGMENTS_MAX: usize = 64;
 
 /// The net effect of the logs, which must follow each other without a gap.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  walbc offline wlog to-wdiff a.wlog b.wlog -o 20260102030405-M--0-1.wdiff\n  \
 walbc offline wlog to-wdiff - --layout indexed --compression zstd:3 -o -\n\nThe name of a diff in an archive carries its \
-snapshots and time: it is for you to give. Temporary files of a large sorted conversion go beside OUT, or to TMPDIR \
-with `-o -`."
+snapshots and time: it is for you to give. All cores are used; memory is \
+about 100 bytes for each record. A log from stdin is first put aside in a temporary file beside OUT, or in TMPDIR with `-o -`."
 )]
 pub struct ToWdiff {
     /// Logs, oldest first; `-` for stdin
@@ -47,23 +42,27 @@ pub struct ToWdiff {
 impl ToWdiff {
     pub fn run(self, output: &Output) -> anyhow::Result<Outcome> {
         let out = OutFile::create(&self.out, &self.files, output)?;
-        let mut chain = Chain::open(self.files, "convert")?;
-        let setting = self.wdiff.compression;
-        let (out, stats) = match self.wdiff.layout {
-            Layout::Indexed => to_indexed(&mut chain, out, setting, self.max_io)?,
-            Layout::Sorted => {
-                let segments = Segments::new(out.scratch_dir(), chain.uuid(), setting);
-                to_sorted(&mut chain, out, segments, self.max_io, SEGMENT_BYTES)?
-            }
+        let scratch = out.scratch_dir();
+        input::check_stdin_once(&self.files)?;
+        let logs = self.files.iter().map(|path| open(path, &scratch));
+        let logs = logs.collect::<anyhow::Result<Vec<_>>>()?;
+        let form = WdiffForm {
+            layout: self.wdiff.layout.into(),
+            setting: self.wdiff.compression,
+            max_io: self.max_io,
+            // As the existing tools do it, so that both give the same records.
+            cut_dataless: true,
         };
+        let (out, log) = convert_wlogs(&logs, out, form, &mut showing(&logs))?;
+        let stats = log.stats;
         let streamed = matches!(out, OutFile::Stream(_));
         out.commit()?;
         if streamed {
             return Ok(Outcome::Positive);
         }
-        let (begin, end) = (chain.begin(), chain.next_lsid());
+        let (begin, end) = (log.begin, log.end);
         let json = json!({
-            "output": self.out.out, "uuid": chain.uuid(), "begin_lsid": begin, "end_lsid": end, "packs": stats.packs,
+            "output": self.out.out, "uuid": log.uuid, "begin_lsid": begin, "end_lsid": end, "packs": stats.packs,
             "ios": stats.ios, "written_lb": stats.written, "records": stats.wdiff.records, "bytes": stats.wdiff.bytes,
         });
         let text = format!(
@@ -79,105 +78,35 @@ impl ToWdiff {
     }
 }
 
-fn to_indexed(
-    chain: &mut Chain,
-    out: OutFile,
-    setting: CompressionSetting,
-    max_io: Lb,
-) -> anyhow::Result<(OutFile, ConvertStats)> {
-    // Cut as the existing tools do it, so that both give the same records.
-    let mut converter = IndexedConverter::new(out, chain.uuid(), setting, max_io)?.cut_dataless();
-    while let Some(pack) = chain.next_pack()? {
-        converter.add_pack(&pack)?;
-    }
-    Ok(converter.finish()?)
-}
-
-/// A sorted diff needs all records in address order. Stretches of the log become diffs of their own, which are merged
-/// at the end: no piece is ever joined to another, so the records are the same as of one conversion in memory.
-fn to_sorted<W: Write>(
-    chain: &mut Chain,
-    out: W,
-    mut segments: Segments,
-    max_io: Lb,
-    segment_bytes: u64,
-) -> anyhow::Result<(W, ConvertStats)> {
-    let (mut converter, mut held) = (SortedConverter::new(max_io), 0);
-    while let Some(pack) = chain.next_pack()? {
-        converter.add_pack(&pack)?;
-        held += weight(&pack);
-        if held >= segment_bytes {
-            segments.add(std::mem::replace(&mut converter, SortedConverter::new(max_io)))?;
-            held = 0;
+/// Shows how far both passes are.
+fn showing(logs: &[WlogFile]) -> impl FnMut(At) -> ControlFlow<()> + use<> {
+    let bytes = logs.iter().map(WlogFile::size).sum();
+    let mut survey = Some(Progress::new("read and check", Some(bytes)));
+    let mut build = None;
+    move |at| {
+        match at {
+            At::Surveyed(bytes) => survey.iter_mut().for_each(|p| p.at(bytes)),
+            At::Built { done, of } => {
+                survey = None;
+                let progress = build.get_or_insert_with(|| Progress::new("compress and write", Some(of)));
+                progress.at(done);
+            }
         }
-    }
-    if segments.done.is_empty() {
-        return Ok(converter.finish(out, segments.uuid, segments.setting)?);
-    }
-    segments.add(converter)?;
-    segments.finish(out)
-}
-
-/// What a pack costs while it is kept: its data, and something for each record.
-fn weight(pack: &Logpack) -> u64 {
-    (pack.stored_bytes() + pack.header().records().len() * 128) as u64
-}
-
-/// Diffs of stretches of a log, in temporary files without names.
-struct Segments {
-    dir: PathBuf,
-    uuid: Uuid,
-    setting: CompressionSetting,
-    done: Vec<File>,
-    stats: ConvertStats,
-}
-
-impl Segments {
-    fn new(dir: PathBuf, uuid: Uuid, setting: CompressionSetting) -> Self {
-        Self {
-            dir,
-            uuid,
-            setting,
-            done: Vec::new(),
-            stats: ConvertStats::default(),
-        }
-    }
-
-    fn add(&mut self, converter: SortedConverter) -> anyhow::Result<()> {
-        if self.done.len() == SEGMENTS_MAX {
-            let file = self.merge(BufWriter::new(out_file::scratch(&self.dir)?))?.0;
-            let merged = file.into_inner().context("write a temporary file")?;
-            self.done.push(merged);
-        }
-        let file = BufWriter::new(out_file::scratch(&self.dir)?);
-        let (file, stats) = converter
-            .finish(file, self.uuid, self.setting)
-            .context("write a temporary file")?;
-        self.done
-            .push(file.into_inner().context("write a temporary file")?);
-        self.stats.packs += stats.packs;
-        self.stats.ios += stats.ios;
-        self.stats.written.0 += stats.written.0;
-        Ok(())
-    }
-
-    fn finish<W: Write>(mut self, out: W) -> anyhow::Result<(W, ConvertStats)> {
-        let (out, wdiff) = self.merge(out)?;
-        let stats = ConvertStats { wdiff, ..self.stats };
-        Ok((out, stats))
-    }
-
-    fn merge<W: Write>(&mut self, out: W) -> anyhow::Result<(W, WriteStats)> {
-        let mut readers = Vec::with_capacity(self.done.len());
-        for mut file in self.done.drain(..) {
-            file.rewind().context("read a temporary file")?;
-            readers.push(WdiffReader::from_file(file, "temporary file")?);
-        }
-        // Chunks were cut when the records were made; what others cut since then stays as it is.
-        let (out, stats) = merge_to_sorted(readers, out, self.uuid, self.setting, Lb(0))?;
-        Ok((out, stats.wdiff))
+        ControlFlow::Continue(())
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// The log as a file. What comes through a pipe is needed twice, so it is put aside first.
+fn open(path: &Path, scratch: &Path) -> anyhow::Result<WlogFile> {
+    let input = Input::open(path, "read")?;
+    let name = input.name().to_owned();
+    if input.is_file_from_start()
+        && let Some(file) = input.into_file()
+    {
+        return Ok(WlogFile::from_file(file, name)?);
+    }
+    let mut input = Input::open(path, "read")?;
+    let mut file = out_file::scratch(scratch)?;
+    io::copy(&mut input, &mut file).with_context(|| format!("put {name} aside"))?;
+    Ok(WlogFile::from_file(file, name)?)
+}

@@ -41,7 +41,9 @@ enum Engine {
     None,
     Gzip(flate2::Compress),
     Snappy(Box<snap::raw::Encoder>),
-    Lzma { preset: u32 },
+    Lzma {
+        preset: u32,
+    },
     Lz4(lz4_flex::block::CompressTable),
     /// None until first used.
     Zstd(Option<zstd::bulk::Compressor<'static>>),
@@ -116,9 +118,7 @@ impl Compressor {
             }
             Engine::Snappy(snappy) => {
                 room(snap::raw::max_compress_len(raw.len()));
-                snappy
-                    .compress(raw, &mut out[start..])
-                    .map_err(io::Error::other)
+                snappy.compress(raw, &mut out[start..]).map_err(io::Error::other)
             }
             Engine::Lzma { preset } => {
                 room(raw.len());
@@ -126,11 +126,14 @@ impl Compressor {
             }
             Engine::Lz4(table) => {
                 room(lz4_flex::block::get_maximum_output_size(raw.len()));
-                if raw.len() < usize::from(u16::MAX) && matches!(table, lz4_flex::block::CompressTable::Large(_)) {
+                if raw.len() < usize::from(u16::MAX)
+                    && matches!(table, lz4_flex::block::CompressTable::Large(_))
+                {
                     // After one large image the table would stay large, and slow to clear, for all small ones.
                     *table = lz4_flex::block::CompressTable::small();
                 }
-                lz4_flex::block::compress_into_with_table(raw, &mut out[start..], table).map_err(io::Error::other)
+                lz4_flex::block::compress_into_with_table(raw, &mut out[start..], table)
+                    .map_err(io::Error::other)
             }
             Engine::Zstd(zstd) => {
                 room(raw.len());

@@ -32,6 +32,29 @@ pub struct DataChecksumError {
     pub found: u32,
 }
 
+impl LogpackHeader {
+    /// Checks the data blocks behind this header, record by record; names the first that fails.
+    pub fn verify_data(&self, data: &[u8], salt: Salt) -> Result<(), DataChecksumError> {
+        for (index, record) in self.records().iter().enumerate() {
+            if record.kind != RecordKind::Normal {
+                continue;
+            }
+            let found = checksum(&data[self.data_range(record)], salt);
+            if found != record.checksum {
+                let (pack, lsid, expected) = (self.lsid(), record.lsid, record.checksum);
+                return Err(DataChecksumError {
+                    pack,
+                    index,
+                    lsid,
+                    expected,
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Logpack {
     /// A pack of a header just built or changed. `data` holds exactly the header's data blocks.
     pub fn new(header: LogpackHeader, salt: Salt, data: Bytes) -> Self {
@@ -77,23 +100,7 @@ impl Logpack {
 
     /// Checks the data of every normal record; names the first that fails.
     pub fn verify(&self, salt: Salt) -> Result<(), DataChecksumError> {
-        for (index, record) in self.header.records().iter().enumerate() {
-            if record.kind != RecordKind::Normal {
-                continue;
-            }
-            let found = checksum(&self.data[self.header.data_range(record)], salt);
-            if found != record.checksum {
-                let (pack, lsid, expected) = (self.header.lsid(), record.lsid, record.checksum);
-                return Err(DataChecksumError {
-                    pack,
-                    index,
-                    lsid,
-                    expected,
-                    found,
-                });
-            }
-        }
-        Ok(())
+        self.header.verify_data(&self.data, salt)
     }
 
     /// The pack cut to its first `n` records; see [`LogpackHeader::shrunk_to`].

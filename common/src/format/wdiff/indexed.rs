@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
 use super::indexed_record::{INDEX_RECORD_SIZE, INDEX_SUPER_SIZE, IndexRecord, IndexSuper};
 use super::record::{Content, Data, Image, RecordKind, WdiffRecord};
-use super::sorted::{WriteStats, WriteWdiffError};
+use super::sorted_writer::{WriteStats, WriteWdiffError};
 use super::{MAX_IMAGE_BYTES, ReadWdiffError};
 use crate::format::read_at::ReadAt;
 use crate::types::{Compression, Lb, Uuid};
@@ -241,7 +241,7 @@ impl<W: Write> IndexedWriter<W> {
         let data_size = u32::try_from(image.stored_bytes().len()).map_err(|_| too_large())?;
         let data_offset = self.position;
         self.put(image.stored_bytes())?;
-        self.n_data = self.n_data.saturating_add(1);
+        self.count(1);
         Ok(StoredImage {
             compression: image.compression(),
             data_offset,
@@ -251,9 +251,20 @@ impl<W: Write> IndexedWriter<W> {
         })
     }
 
-    /// Counts an IO without data.
-    pub fn add_dataless(&mut self) {
-        self.n_data = self.n_data.saturating_add(1);
+    /// Appends `count` images that lie back to back.
+    pub fn add_images(&mut self, stored: &[u8], count: u64) -> Result<(), WriteWdiffError> {
+        self.put(stored)?;
+        self.count(count);
+        Ok(())
+    }
+
+    /// Counts IOs of which nothing is stored.
+    pub fn add_dataless(&mut self, count: u64) {
+        self.count(count);
+    }
+
+    fn count(&mut self, count: u64) {
+        self.n_data = u32::try_from(u64::from(self.n_data) + count).unwrap_or(u32::MAX);
     }
 
     /// Bytes written so far.

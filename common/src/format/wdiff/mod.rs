@@ -16,6 +16,7 @@ mod indexed_record;
 mod record;
 mod sorted;
 mod sorted_pack;
+mod sorted_writer;
 
 pub use any::{RecordSource, WdiffFileError, WdiffReader};
 pub use file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
@@ -23,8 +24,12 @@ pub use file_name::WdiffFileName;
 pub use indexed::{IndexedReader, IndexedWriter, StoredImage};
 pub use indexed_record::{INDEX_RECORD_SIZE, INDEX_SUPER_SIZE, IndexRecord, IndexSuper};
 pub use record::{Content, Data, Image, RecordKind, WdiffRecord};
-pub use sorted::{SortedReader, SortedWriter, WriteStats, WriteWdiffError};
+pub use sorted::SortedReader;
 pub use sorted_pack::{MAX_PACK_DATA, PACK_HEADER_SIZE, PACK_RECORDS_MAX, PackHeader, PackRecord};
+pub use sorted_writer::{
+    EncodedPack, NextPack, PACK_DATA_TARGET, PackBatch, PackBuilder, SortedWriter, WriteStats,
+    WriteWdiffError,
+};
 
 use crate::format::compress::DecompressError;
 use crate::types::Lb;

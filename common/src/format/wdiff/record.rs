@@ -164,11 +164,10 @@ impl Data {
         Ok(())
     }
 
-    /// The form to store under `compressor`'s setting: the stored form if it is already of that type (or was raw and
-    /// is to be), else recompressed.
+    /// The form to store under `compressor`'s setting: the stored form if it is of that type already, else recompressed.
     pub fn to_stored(&self, compressor: &mut Compressor) -> Result<Arc<Image>, DecompressError> {
         let wanted = compressor.setting().kind;
-        if self.is_whole() && self.image.compression == wanted {
+        if self.is_stored_as(wanted) {
             return Ok(Arc::clone(&self.image));
         }
         let raw = self.raw()?;
@@ -176,6 +175,11 @@ impl Data {
             Some(stored) => Image::stored(wanted, stored.into(), self.blocks, None),
             None => Image::raw(raw),
         }))
+    }
+
+    /// Whether it is all of an image stored with that compression (for `None`: raw), which can be passed on as it is.
+    pub fn is_stored_as(&self, wanted: Compression) -> bool {
+        self.is_whole() && self.image.compression == wanted
     }
 }
 

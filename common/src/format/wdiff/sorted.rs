@@ -1,6 +1,6 @@
-//! The sorted layout as a stream: record by record in, record by record out, one image in memory at a time.
+//! Reading the sorted layout as a stream: record by record, a short run of images in memory at a time.
 
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,11 +9,12 @@ use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
 use super::record::{Content, Data, Image, RecordKind, WdiffRecord};
 use super::sorted_pack::{PACK_HEADER_SIZE, PackHeader, PackRecord};
 use super::{MAX_IMAGE_BYTES, ReadWdiffError};
-use crate::format::compress::{Compressor, DecompressError};
-use crate::types::{Compression, CompressionSetting, Lb, Uuid};
+use crate::format::checksum::{Salt, checksum};
+use crate::types::Lb;
 
-/// Data gathered before a pack is written. Below the format's limit, as it is memory per writer.
-const PACK_DATA_TARGET: u32 = 8 << 20;
+/// Data read at once, unless one image has more. Images of a run share its memory, so it also bounds what one of them can
+/// keep alive.
+const RUN_BYTES: usize = 128 << 10;
 
 /// Reads a sorted wdiff. Every MUST check of the format is made on the way, except that a datum's decompressed size
 /// is checked when it is decompressed.
@@ -24,6 +25,8 @@ pub struct SortedReader<R> {
     position: u64,
     pack: PackHeader,
     next_in_pack: usize,
+    /// Data of the pack that were read but not given out yet.
+    run: Bytes,
     /// Where the last record ended.
     from: Lb,
     max_image: usize,
@@ -51,6 +54,7 @@ impl<R: Read> SortedReader<R> {
             position: WDIFF_HEADER_SIZE as u64,
             pack: PackHeader::default(),
             next_in_pack: 0,
+            run: Bytes::new(),
             from: Lb(0),
             max_image: MAX_IMAGE_BYTES,
             nothing_follows: false,
@@ -128,17 +132,15 @@ impl<R: Read> SortedReader<R> {
         Ok(())
     }
 
+    /// The image of the record before `next_in_pack`.
     fn image(&mut self, record: PackRecord) -> Result<Image, ReadWdiffError> {
-        let at = self.position;
-        let mut stored = vec![0; record.data_size as usize];
-        if self.fill(&mut stored)? < stored.len() {
-            return Err(ReadWdiffError::Truncated {
-                position: self.position,
-                part: "data",
-            });
+        let size = record.data_size as usize;
+        if self.run.is_empty() {
+            self.read_run(size)?;
         }
-        let image = Image::stored(record.compression, Bytes::from(stored), record.blocks, None);
-        let (found, expected) = (image.checksum(), record.checksum);
+        let at = self.position - self.run.len() as u64;
+        let stored = self.run.split_to(size);
+        let (found, expected) = (checksum(&stored, Salt::ZERO), record.checksum);
         if found != expected {
             return Err(ReadWdiffError::Checksum {
                 part: "data",
@@ -147,7 +149,32 @@ impl<R: Read> SortedReader<R> {
                 expected,
             });
         }
-        Ok(image)
+        Ok(Image::stored(
+            record.compression,
+            stored,
+            record.blocks,
+            Some(found),
+        ))
+    }
+
+    /// Reads an image of `first` bytes and, as far as they fit, those that follow it in the pack.
+    fn read_run(&mut self, first: usize) -> Result<(), ReadWdiffError> {
+        let mut bytes = first;
+        for record in &self.pack.records()[self.next_in_pack..] {
+            match bytes + record.data_size as usize {
+                more if more <= RUN_BYTES => bytes = more,
+                _ => break,
+            }
+        }
+        let mut run = vec![0; bytes];
+        if self.fill(&mut run)? < bytes {
+            return Err(ReadWdiffError::Truncated {
+                position: self.position,
+                part: "data",
+            });
+        }
+        self.run = run.into();
+        Ok(())
     }
 
     fn fill(&mut self, buf: &mut [u8]) -> Result<usize, ReadWdiffError> {
@@ -156,167 +183,5 @@ impl<R: Read> SortedReader<R> {
             .map_err(|source| ReadWdiffError::Io { position, source })?;
         self.position += found as u64;
         Ok(found)
-    }
-}
-
-/// Why a wdiff could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteWdiffError {
-    /// The stream failed.
-    #[error("write wdiff at byte {position}")]
-    Io {
-        /// Where.
-        position: u64,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The record starts below the end of the one before.
-    #[error("record at address {found} does not follow: the one before ends at {expected}")]
-    Order {
-        /// Its address.
-        found: Lb,
-        /// The least it could be.
-        expected: Lb,
-    },
-    /// The record is too large for the format.
-    #[error("record at address {address} has {blocks} blocks, more than a wdiff record holds")]
-    TooLarge {
-        /// Its address.
-        address: Lb,
-        /// Its size.
-        blocks: Lb,
-    },
-    /// The index is too large for the format.
-    #[error("{0} records are more than a wdiff index holds")]
-    TooMany(u64),
-    /// Data to recompress do not decompress.
-    #[error("recompress record at address {address}")]
-    Decompress {
-        /// Its address.
-        address: Lb,
-        /// Why.
-        #[source]
-        source: DecompressError,
-    },
-}
-
-/// What was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WriteStats {
-    /// Records in the file.
-    pub records: u64,
-    /// Bytes of the file.
-    pub bytes: u64,
-}
-
-/// Writes a sorted wdiff. Without [`SortedWriter::finish`] it has no end pack and readers refuse it.
-#[derive(Debug)]
-pub struct SortedWriter<W> {
-    out: W,
-    compressor: Compressor,
-    pack: PackHeader,
-    images: Vec<Arc<Image>>,
-    from: Lb,
-    stats: WriteStats,
-}
-
-impl<W: Write> SortedWriter<W> {
-    /// Writes the file header. `uuid` is nil where unknown.
-    pub fn new(out: W, uuid: Uuid, setting: CompressionSetting) -> Result<Self, WriteWdiffError> {
-        let compressor = Compressor::new(setting);
-        let (pack, images, from) = (PackHeader::default(), Vec::new(), Lb(0));
-        let mut writer = Self {
-            out,
-            compressor,
-            pack,
-            images,
-            from,
-            stats: WriteStats::default(),
-        };
-        writer.put(
-            &WdiffFileHeader {
-                layout: Layout::Sorted,
-                uuid,
-            }
-            .encode(),
-        )?;
-        Ok(writer)
-    }
-
-    /// Writes the next record. Data stored with the wanted compression already are passed on as they are.
-    pub fn write(&mut self, record: &WdiffRecord) -> Result<(), WriteWdiffError> {
-        let (address, blocks) = (record.address, record.blocks);
-        if address < self.from {
-            return Err(WriteWdiffError::Order {
-                found: address,
-                expected: self.from,
-            });
-        }
-        let too_large = || WriteWdiffError::TooLarge { address, blocks };
-        if blocks.0 > u32::MAX.into() || address.0.checked_add(blocks.0).is_none() {
-            return Err(too_large());
-        }
-        let kind = record.kind();
-        let (mut compression, mut data_size, mut checksum) = (Compression::None, 0, 0);
-        if let Content::Normal(data) = &record.content {
-            let image = data
-                .to_stored(&mut self.compressor)
-                .map_err(|source| WriteWdiffError::Decompress { address, source })?;
-            compression = image.compression();
-            data_size = u32::try_from(image.stored_bytes().len()).map_err(|_| too_large())?;
-            checksum = image.checksum();
-            self.make_room(data_size)?;
-            self.images.push(image);
-        } else {
-            self.make_room(0)?;
-        }
-        self.pack.push(PackRecord {
-            address,
-            blocks,
-            kind,
-            compression,
-            data_offset: 0,
-            data_size,
-            checksum,
-        });
-        self.from = record.end();
-        self.stats.records += 1;
-        Ok(())
-    }
-
-    /// Writes what is left and the end pack. Gives the stream back, unflushed.
-    pub fn finish(mut self) -> Result<(W, WriteStats), WriteWdiffError> {
-        self.flush_pack()?;
-        self.put(&PackHeader::end().encode())?;
-        Ok((self.out, self.stats))
-    }
-
-    fn make_room(&mut self, data_size: u32) -> Result<(), WriteWdiffError> {
-        if !self.pack.has_room_for(data_size) || self.pack.total_size() >= PACK_DATA_TARGET {
-            self.flush_pack()?;
-        }
-        Ok(())
-    }
-
-    fn flush_pack(&mut self) -> Result<(), WriteWdiffError> {
-        if self.pack.records().is_empty() {
-            return Ok(());
-        }
-        let header = std::mem::take(&mut self.pack).encode();
-        self.put(&header)?;
-        for image in std::mem::take(&mut self.images) {
-            self.put(image.stored_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), WriteWdiffError> {
-        let position = self.stats.bytes;
-        self.out
-            .write_all(bytes)
-            .map_err(|source| WriteWdiffError::Io { position, source })?;
-        self.stats.bytes += bytes.len() as u64;
-        Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod file_header;
 mod logpack_parser;
 mod logpack_reader;
 mod reader;
+mod walker;
 mod writer;
 
 pub use crate::format::log_device::{DataChecksumError, Logpack};
@@ -20,6 +21,7 @@ pub use file_header::{WLOG_HEADER_SIZE, WlogFileHeader, WlogFileHeaderError};
 pub use logpack_parser::{LogpackParser, Parsed};
 pub use logpack_reader::{LogpackReader, ReadLogpackError};
 pub use reader::{ReadWlogError, WlogReader};
+pub use walker::{FoundLogpack, WlogWalker};
 pub use writer::{WlogWriter, WriteWlogError};
 
 /// Largest pack a reader takes unless told otherwise. The format allows about 256 MiB; writers stay far below.

@@ -43,6 +43,25 @@ pub enum ReadWlogError {
     },
 }
 
+impl WlogFileHeader {
+    /// Checks that a wlog with header `next` continues this one, which really ended at `end`.
+    pub fn followed_by(&self, next: &Self, end: Lsid) -> Result<(), ReadWlogError> {
+        if next.uuid != self.uuid {
+            return Err(ReadWlogError::OtherUuid {
+                found: next.uuid,
+                expected: self.uuid,
+            });
+        }
+        if next.begin != end {
+            return Err(ReadWlogError::Gap {
+                found: next.begin,
+                expected: end,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Reads a wlog, or a concatenation of wlogs: [`WlogReader::next_pack`] until it gives none, then
 /// [`WlogReader::next_wlog`].
 #[derive(Debug)]
@@ -78,23 +97,12 @@ impl<R: Read> WlogReader<R> {
     /// same uuid, and the lsid at which this one really ended. Unread packs of this one are read first.
     pub fn next_wlog(mut self) -> Result<Option<Self>, ReadWlogError> {
         while self.next_pack()?.is_some() {}
-        let (uuid, expected) = (self.header.uuid, self.next_lsid());
+        let expected = self.next_lsid();
         let mut input = self.packs.into_inner();
         let Some(header) = read_header(&mut input)? else {
             return Ok(None);
         };
-        if header.uuid != uuid {
-            return Err(ReadWlogError::OtherUuid {
-                found: header.uuid,
-                expected: uuid,
-            });
-        }
-        if header.begin != expected {
-            return Err(ReadWlogError::Gap {
-                found: header.begin,
-                expected,
-            });
-        }
+        self.header.followed_by(&header, expected)?;
         let packs = LogpackReader::new(input, header.pbs, header.salt, header.begin);
         Ok(Some(Self { header, packs }))
     }
