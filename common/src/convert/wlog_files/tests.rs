@@ -87,14 +87,14 @@ proptest! {
             indexed.add_pack(pack).unwrap();
         }
         let (expected, expected_stats) = sorted.finish(Vec::new(), UUID, setting).unwrap();
-        let (ours, log) = convert_wlogs(&log, Vec::new(), form(Layout::Sorted, max_io, cpus), &mut nonstop).unwrap();
-        prop_assert_eq!(log.stats.wdiff.bytes, ours.len() as u64);
-        prop_assert_eq!((log.stats.packs, log.stats.wdiff.records), (expected_stats.packs, expected_stats.wdiff.records));
+        let (ours, converted) = convert_wlogs(&log, Vec::new(), form(Layout::Sorted, max_io, cpus), &mut nonstop).unwrap();
+        prop_assert_eq!(converted.stats.wdiff.bytes, ours.len() as u64);
+        prop_assert_eq!((converted.stats.packs, converted.stats.wdiff.records), (expected_stats.packs, expected_stats.wdiff.records));
         prop_assert!(facts(ours) == facts(expected));
         let (expected, expected_stats) = indexed.finish().unwrap();
-        let (ours, log) = convert_wlogs(&log, Vec::new(), form(Layout::Indexed, max_io, cpus), &mut nonstop).unwrap();
-        prop_assert_eq!(log.stats.wdiff.bytes, ours.len() as u64);
-        prop_assert_eq!(log.stats.wdiff.records, expected_stats.wdiff.records);
+        let (ours, converted) = convert_wlogs(&log, Vec::new(), form(Layout::Indexed, max_io, cpus), &mut nonstop).unwrap();
+        prop_assert_eq!(converted.stats.wdiff.bytes, ours.len() as u64);
+        prop_assert_eq!(converted.stats.wdiff.records, expected_stats.wdiff.records);
         prop_assert!(facts(ours) == facts(expected));
     }
 }
@@ -123,9 +123,9 @@ fn what_does_not_survive_is_not_stored() {
         &stored(&logpacks(&many, pbs, SALT, Lsid(3), 7), pbs, 0),
         "a.wlog",
     )];
-    let (stored, log) = convert_wlogs(&log, Vec::new(), form, &mut nonstop).unwrap();
+    let (stored, converted) = convert_wlogs(&log, Vec::new(), form, &mut nonstop).unwrap();
     assert!(stored.len() < 2 * 4096, "{} bytes", stored.len());
-    assert_eq!((log.stats.ios, log.stats.wdiff.records), (49, 1));
+    assert_eq!((converted.stats.ios, converted.stats.wdiff.records), (49, 1));
     assert_eq!(facts(stored).1[0].3, Some(data(49)));
 }
 
