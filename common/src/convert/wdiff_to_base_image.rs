@@ -87,7 +87,7 @@ pub struct ApplyStats {
 /// writes, and can stop it there.
 ///
 /// Records are read, checked and decompressed on another thread than the one that calls and writes; neighbours are
-/// written together. Memory: 3 MiB, and for each input its read buffer and the record at hand.
+/// written together. Memory: 1.5 MiB, and for each input its read buffer and the record at hand.
 pub fn apply_wdiffs<T: ImageTarget + ?Sized>(
     inputs: Vec<WdiffReader>,
     image: &T,
