@@ -113,6 +113,35 @@ async fn every_snapshot_restores_byte_for_byte_also_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_over_more_diffs_than_are_opened_at_once_is_right() {
+    let site = Site::new();
+    let running = site.start().await;
+    Operator::at(&site, &running.address)
+        .command("vol0", "init")
+        .await
+        .unwrap();
+    let mut model = Model::new(1);
+    let sent = full_backup(&site, &running.address, "vol0", &model.bytes, 0).await;
+    assert!(matches!(sent, Sent::Done), "{sent:?}");
+    running.stop(&site).await;
+    // Sent one by one they would be the same files, only later.
+    let mut images = vec![model.bytes.clone()];
+    for n in 1..=600 {
+        let records = model.change(u8::try_from(n % 251).unwrap());
+        let path = site.data("vol0").join(diff(n - 1, n).file_name());
+        std::fs::write(path, wdiff(LOG, &records)).unwrap();
+        images.push(model.bytes.clone());
+    }
+    let running = site.start().await;
+    let operator = Operator::at(&site, &running.address);
+    for gid in [600, 257, 256] {
+        let image = operator.image_of("vol0", gid).await;
+        assert!(image == images[usize::try_from(gid).unwrap()], "{gid}");
+    }
+    running.stop(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_is_told_why_its_diff_is_not_taken_and_nothing_changes() {
     use RefusalReason as R;
     let site = Site::new();

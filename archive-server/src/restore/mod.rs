@@ -1,5 +1,6 @@
-//! Makes the image of a snapshot: a copy of the base image (shared extents where the file system can), the diffs on the
-//! way to the snapshot applied to it, synced, renamed to `wr_VOL_GID`. The base is never touched.
+//! Makes the image of a snapshot: the base image with the diffs on the way to the snapshot, synced, renamed to
+//! `wr_VOL_GID`. Where the file system can share extents (XFS, Btrfs), they are, and the diffs applied; elsewhere base and
+//! diffs are laid over each other in memory and written once. The base is never touched.
 
 mod copy_image;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
-use walb_common::convert::{ApplyError, apply_wdiffs};
+use walb_common::convert::{ApplyError, RestoreError, RestoreStream, apply_wdiffs, restore_to_image};
 use walb_common::daemon::chain;
 use walb_common::daemon::jobs::JobContext;
 use walb_common::disk::{fault, remove_durable};
@@ -25,7 +26,6 @@ use crate::ArchiveServer;
 use crate::error::{At, blocking, not_now};
 use crate::images::create_image;
 use crate::volume::Volume;
-use copy_image::CopyError;
 
 /// Diffs open at once; more are applied in rounds.
 const MAX_OPEN: usize = 256;
@@ -158,7 +158,7 @@ fn fill(
         .ok_or_else(|| bad_gid(volume, gid))?;
     let total = allocated + way.iter().map(MetaDiff::size).sum::<u64>();
     stop.job.set_total(total);
-    let mut told = |done: u64| {
+    let told = |done: u64| {
         stop.job.set_done(done.min(total));
         if stop.asked() {
             ControlFlow::Break(())
@@ -167,25 +167,24 @@ fn fill(
         }
     };
 
-    copy_image::copy(&base, &image, &mut told).map_err(|error| match error {
-        CopyError::Stopped => stop.error(),
-        CopyError::NoSpace { .. } => {
-            ApiError::new(ErrorCode::NoSpace, error.to_string()).hint("del-restored removes restored images")
-        }
-        CopyError::Io { .. } => ApiError::internal(&error),
-    })?;
-    fault::point("archive.restore.copied").at("write", target)?;
+    let mut has_base = copy_image::share(&base, &image);
+    if has_base {
+        fault::point("archive.restore.copied").at("write", target)?;
+    } else {
+        copy_image::check_room(allocated, &image)?;
+        image.set_len(found).at("set the size of", target)?;
+    }
 
     // The base is one snapshot when idle; after an interrupted apply it is anything up to its target, and the diffs
     // applied to it again from where it came make it whole: the final check sees to it that they were.
-    let (mut at, mut done) = (lineage.base.snapshot(), allocated);
+    let (mut at, mut done) = (lineage.base.snapshot(), if has_base { allocated } else { 0 });
     loop {
         let round = volume.open_diffs(|held| {
             let mut list = held.diffs.chain_by_gid(at, gid);
             list.truncate(MAX_OPEN);
             Ok(list)
         })?;
-        if round.is_empty() {
+        if has_base && round.is_empty() {
             break;
         }
         let list: Vec<MetaDiff> = round.iter().map(|(diff, ..)| *diff).collect();
@@ -196,10 +195,26 @@ fn fill(
             .collect();
         let readers = readers.map_err(|error| unreadable(&error))?;
         let discard = server.config().discard.into();
-        let applied = apply_wdiffs(readers, &image, discard, &mut |bytes| told(done + bytes));
-        applied.map_err(|error| not_applied(&error, &paths, &image, stop))?;
+        let mut to_do = list.iter().map(MetaDiff::size).sum::<u64>();
+        if has_base {
+            let applied = apply_wdiffs(readers, &image, discard, &mut |bytes| told(done + bytes));
+            applied.map_err(|error| not_applied(&error, &paths, &image, stop))?;
+        } else {
+            to_do += allocated;
+            // Of the job's measure, what the place reached in the image comes to.
+            let share = |position: u64| {
+                let share = u128::from(to_do) * u128::from(position) / u128::from(found.max(1));
+                u64::try_from(share).unwrap_or(to_do)
+            };
+            let restored = RestoreStream::new(&base, readers, discard).and_then(|stream| {
+                restore_to_image(stream, &image, true, &mut |position| told(share(position)))
+            });
+            restored.map_err(|error| not_restored(&error, &paths, &image, stop))?;
+            has_base = true;
+            fault::point("archive.restore.copied").at("write", target)?;
+        }
         at = at.apply_all(&list).ok_or_else(|| bad_gid(volume, gid))?;
-        done += list.iter().map(MetaDiff::size).sum::<u64>();
+        done += to_do;
     }
     if at != Snapshot::clean(gid) {
         return Err(bad_gid(volume, gid));
@@ -223,6 +238,17 @@ fn unreadable(error: &WdiffFileError) -> ApiError {
         ErrorCode::Corrupt
     };
     ApiError { code, ..api }
+}
+
+fn not_restored(error: &RestoreError, paths: &[PathBuf], image: &fs::File, stop: &Stop) -> ApiError {
+    match error {
+        RestoreError::Stopped => stop.error(),
+        RestoreError::Overlay { source, .. } => not_applied(source, paths, image, stop),
+        RestoreError::Base { .. }
+        | RestoreError::Target { .. }
+        | RestoreError::TargetTooSmall { .. }
+        | RestoreError::FailedBefore { .. } => ApiError::internal(error),
+    }
 }
 
 /// Names the damaged file: in a merge of several a record does not tell where it came from, so each is read through.
