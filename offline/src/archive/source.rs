@@ -66,7 +66,8 @@ struct Seen {
     base: Stamp,
 }
 
-/// Tells a file from the one that replaces it. None: not there.
+/// Tells a file from the one that replaces it; a hard link to it, as some copies are made of, changes nothing. None: not
+/// there.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Source {
@@ -231,7 +232,7 @@ impl Seen {
 
 fn stamp(path: &Path) -> anyhow::Result<Stamp> {
     match fs::metadata(path) {
-        Ok(at) => Ok(Some((at.dev(), at.ino(), at.len(), at.ctime(), at.ctime_nsec()))),
+        Ok(at) => Ok(Some((at.dev(), at.ino(), at.len(), at.mtime(), at.mtime_nsec()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).at("look at", path).map_err(Into::into),
     }

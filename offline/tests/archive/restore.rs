@@ -271,6 +271,34 @@ fn an_output_is_not_replaced_unasked_and_never_lies_in_the_archive() {
 }
 
 #[test]
+fn images_may_be_elsewhere() {
+    let history = History::new(13, 2);
+    let archive = Archive::new(&idle(0), history.at(0));
+    archive.diff(&history, clean(0), clean(2), SNAPPY);
+    let images = tempfile::tempdir().unwrap();
+    fs::rename(archive.image(), images.path().join("wb_vol0")).unwrap_or_else(|_| {
+        fs::copy(archive.image(), images.path().join("wb_vol0")).unwrap();
+        fs::remove_file(archive.image()).unwrap();
+    });
+    let path = images.path().to_str().unwrap();
+    assert_eq!(archive.check_every_gid(&history, &["--images", path]), [0, 2]);
+    assert!(archive.run("verify", &["--images", path]).unwrap());
+    assert!(!archive.run("verify", &[]).unwrap());
+    let out = images.path().join("out");
+    let words = [
+        "--volume",
+        "vol0",
+        "--latest",
+        "--images",
+        path,
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    let error = archive.run("restore", &words).unwrap_err();
+    assert!(error.contains("where nothing is written"), "{error}");
+}
+
+#[test]
 fn a_volume_that_holds_nothing_is_not_restored() {
     let history = History::new(12, 1);
     let archive = Archive::new(&idle(0), history.at(0));
