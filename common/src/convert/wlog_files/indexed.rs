@@ -175,7 +175,10 @@ fn store<W: Write>(
                 let more = !job.is_empty();
                 let encoded = if more { line.give(job) } else { line.take() };
                 let Some(encoded) = encoded else {
-                    if more { continue } else { break }
+                    if more {
+                        continue;
+                    }
+                    break;
                 };
                 let Encoded { bytes, images: built } = encoded?;
                 let mut at = writer.position();
