@@ -1,7 +1,7 @@
 //! What `walb-storage` and `wdevc` need of a WalB device, whoever implements it.
 //!
 //! [`DeviceSpec`] names a device, [`open`] turns it into a [`WalDevice`]. Our own devices are reached through the control
-//! socket of `walb-wdev` ([`WdevClient`]); the kernel driver's place is [`crate::kernel`].
+//! socket of `walb-wdev` ([`WdevClient`]); those of the kernel driver through [`crate::kernel`].
 
 mod error;
 mod spec;
@@ -19,6 +19,8 @@ pub use error::{DeviceError, Refusal, Remedy};
 pub use spec::{DEFAULT_SOCKET, DeviceSpec, SOCKET_ENV, default_socket};
 pub use wdev_client::WdevClient;
 
+use crate::kernel::KernelDevice;
+
 /// A WalB device as seen by those who take its log.
 #[async_trait]
 pub trait WalDevice: Send + Sync {
@@ -26,7 +28,8 @@ pub trait WalDevice: Send + Sync {
     async fn status(&self) -> Result<DeviceStatus, DeviceError>;
 
     /// Waits until log beyond `after` is permanent, at most `within`; answers the permanent lsid of that instant (which may
-    /// still be `after` or less at the deadline, and is less after a log reset). Notified by the device, no polling.
+    /// still be `after` or less at the deadline, and is less after a log reset). Notified by walb-wdev; beside
+    /// the kernel driver, looked at ten times a second.
     async fn wait_for_log(&self, after: Lsid, within: Duration) -> Result<Lsid, DeviceError>;
 
     /// Reads whole logpacks from `from` on: only packs that end at or below both `limit` and the permanent lsid, and about
@@ -133,10 +136,6 @@ pub struct LogChunk {
 pub fn open(spec: &DeviceSpec) -> Result<Arc<dyn WalDevice>, DeviceError> {
     match spec {
         DeviceSpec::Wdev { socket, name } => Ok(Arc::new(WdevClient::new(socket.clone(), name.clone()))),
-        DeviceSpec::Kernel { path } => Err(DeviceError::Unsupported {
-            device: path.to_string(),
-            what: "devices of the kernel driver are not supported yet: use wdev:NAME of a running walb-wdev"
-                .to_owned(),
-        }),
+        DeviceSpec::Kernel { path } => Ok(Arc::new(KernelDevice::at(path))),
     }
 }

@@ -1,9 +1,26 @@
-//! The place of the kernel driver's devices, `/dev/walb/NAME`.
+//! Devices of the kernel driver, `/dev/walb/NAME`: the second kind of [`WalDevice`](crate::client::WalDevice). Installations
+//! that have them can be followed and backed up as they are.
 //!
-//! What will live here: `KernelDevice`, a second implementation of [`crate::client::WalDevice`] over the driver's interface:
-//! lsids from `/sys/block/walb!NAME/walb/lsids` (with its poll events, which come only when the log was empty before), the log
-//! read from `/dev/walb/LNAME`, everything else by the WDEV and CONTROL ioctls. Until then [`crate::client::DeviceSpec`]
-//! recognises such a path and `open` says that it is not supported yet.
+//! ```text
+//!  /sys/block/walb!NAME/walb/   positions of the log, uuid, state      sysfs
+//!  /dev/walb/LNAME              super sector and ring, read-only       direct_file, the ring by crate::log_packs
+//!  /dev/walb/NAME               data; ioctls that change things        direct_file, driver + ctl
+//!  /dev/walb/control            version                                driver + ctl
+//! ```
+//!
+//! - No node stays open between calls: the driver does not stop a device that somebody has open.
+//! - The log and the data are read beside the page cache, which nobody keeps up to date there.
+//! - The driver wakes a follower only when all log had been released before. Log is released up to the last checkpoint, hence
+//!   mostly some is left, hence a follower looks at regular intervals ([`KernelDevice`] does) and the event is not used.
+
+pub mod ctl;
+mod device;
+mod direct_file;
+mod driver;
+mod sysfs;
+
+pub use device::KernelDevice;
+pub use driver::{CallError, Driver, Ioctl};
 
 /// Where the driver makes its device nodes.
 pub const DEVICE_DIR: &str = "/dev/walb/";

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! - [`block`]: what a front-end needs of a device.
-//! - [`client`]: what `walb-storage` and `wdevc` need of a device: [`client::WalDevice`], for our own device and, later, the
-//!   kernel driver's ([`kernel`]).
+//! - [`client`]: what `walb-storage` and `wdevc` need of a device: [`client::WalDevice`], for our own device and for those of the
+//!   kernel driver ([`kernel`]).
 //! - [`engine`]: the device itself: log writing, write-behind, redo, checkpoint, overflow.
 //! - [`disk`]: the only place that touches the two underlying files or block devices.
 //! - [`control`]: the protocol of the control socket.
@@ -25,4 +25,5 @@ pub mod disk;
 pub mod engine;
 pub mod fuse;
 pub mod kernel;
+mod log_packs;
 pub mod nbd;

@@ -58,6 +58,19 @@ pub enum DeviceError {
         /// From here on the log can still be read.
         oldest: Lsid,
     },
+    /// The kernel driver is not loaded.
+    #[error(
+        "device {device}: the kernel driver is not there ({node}: {source}): load walb-mod, or use wdev:NAME"
+    )]
+    NoDriver {
+        /// The device.
+        device: String,
+        /// The driver's control node.
+        node: Utf8PathBuf,
+        /// Why it could not be found.
+        #[source]
+        source: io::Error,
+    },
     /// This kind of device, or this operation on it, does not exist here.
     #[error("device {device}: {what}")]
     Unsupported {
@@ -88,7 +101,7 @@ impl DeviceError {
     /// What helps.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Connect { .. } | Self::Broken { .. } => Remedy::Retry,
+            Self::Connect { .. } | Self::Broken { .. } | Self::NoDriver { .. } => Remedy::Retry,
             Self::Protocol { .. } | Self::Unsupported { .. } | Self::Spec(_) => Remedy::FixRequest,
             Self::LogGone { .. } => Remedy::Resynchronise,
             Self::Refused { source, .. } => source.remedy(),

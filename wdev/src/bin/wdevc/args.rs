@@ -5,7 +5,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 /// Controls WalB devices of this host.
 ///
-/// WDEV is a device of walb-wdev: NAME, wdev:NAME, or wdev:SOCKET#NAME for another control socket.
+/// WDEV is a device of walb-wdev: NAME, wdev:NAME, or wdev:SOCKET#NAME for another control socket. Or one of the kernel driver:
+/// /dev/walb/NAME; such a device is started and stopped with the driver's own tool.
 #[derive(Debug, Parser)]
 #[command(
     name = "wdevc",
@@ -28,7 +29,7 @@ pub struct Args {
 /// A device.
 #[derive(Debug, ClapArgs)]
 pub struct Wdev {
-    /// NAME, wdev:NAME or wdev:SOCKET#NAME.
+    /// NAME, wdev:NAME, wdev:SOCKET#NAME or /dev/walb/NAME.
     pub wdev: String,
 }
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use walb_common::types::{Lb, Lsid};
-use walb_wdev::client::{DeviceSpec, DeviceStatus, WalDevice, WdevClient};
+use walb_wdev::client::{DeviceError, DeviceSpec, DeviceStatus, WalDevice, WdevClient};
 use walb_wdev::config::{DeviceConfig, Limits};
+use walb_wdev::kernel::KernelDevice;
 
 use crate::args::{Args, Command, Create, Wdev};
 use crate::format;
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let open = |wdev: &Wdev| client(wdev, args.socket.as_ref());
+    let open = |wdev: &Wdev| device(wdev, args.socket.as_ref());
     let daemon = || WdevClient::new(args.socket.clone(), String::new());
     match &args.command {
         Command::FormatLdev(options) => format::run(options)?,
@@ -21,7 +22,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             daemon().create(config.clone()).await?;
             println!("name {}\nmajor 0\nminor 0", config.name);
         }
-        Command::DeleteWdev { wdev, force } => open(wdev)?.delete(*force).await?,
+        Command::DeleteWdev { wdev, force } => match open(wdev)? {
+            Device::Wdev(device) => device.delete(*force).await?,
+            Device::Kernel(_) => anyhow::bail!(
+                "{}: a device of the kernel driver is stopped with the tool that started it",
+                wdev.wdev
+            ),
+        },
         Command::List => {
             for entry in daemon().list().await? {
                 println!("0 0 walb/{}", entry.name);
@@ -31,7 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             }
         }
         Command::GetStatus { wdev, json } => {
-            let status = open(wdev)?.status().await?;
+            let status = open(wdev)?.wal().status().await?;
             if *json {
                 println!("{}", serde_json::to_string_pretty(&status)?);
             } else {
@@ -39,10 +46,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             }
         }
         Command::SetCheckpointInterval { wdev, ms } => open(wdev)?.set_checkpoint_interval(*ms).await?,
-        Command::ForceCheckpoint(wdev) => open(wdev)?.checkpoint().await?,
-        Command::SetOldestLsid { wdev, lsid } => open(wdev)?.set_oldest(Lsid(*lsid)).await?,
-        Command::Resize { wdev, lb } => drop(open(wdev)?.resize((*lb > 0).then_some(Lb(*lb))).await?),
-        Command::ResetWal(wdev) => drop(open(wdev)?.reset_log().await?),
+        Command::ForceCheckpoint(wdev) => open(wdev)?.wal().checkpoint().await?,
+        Command::SetOldestLsid { wdev, lsid } => open(wdev)?.wal().set_oldest(Lsid(*lsid)).await?,
+        Command::Resize { wdev, lb } => drop(open(wdev)?.wal().resize((*lb > 0).then_some(Lb(*lb))).await?),
+        Command::ResetWal(wdev) => drop(open(wdev)?.wal().reset_log().await?),
         Command::ClearWal { wdev, timeout } => {
             let work = clear_wal(open(wdev)?);
             match *timeout {
@@ -54,10 +61,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Freeze { wdev, seconds } => {
             open(wdev)?
+                .wal()
                 .freeze((*seconds > 0).then(|| Duration::from_secs(*seconds)))
                 .await?;
         }
-        Command::Melt(wdev) => open(wdev)?.melt().await?,
+        Command::Melt(wdev) => open(wdev)?.wal().melt().await?,
         Command::GetVersion => println!("{}", daemon().version().await?),
         Command::GetCheckpointInterval(w) => show(&open(w)?, |s| u64::from(s.checkpoint_interval_ms)).await?,
         Command::GetOldestLsid(w) => show(&open(w)?, |s| s.lsids.oldest.0).await?,
@@ -68,32 +76,61 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::GetLatestLsid(w) => show(&open(w)?, |s| s.lsids.latest.0).await?,
         Command::GetLogUsage(w) => show(&open(w)?, |s| s.log_usage_pb).await?,
         Command::GetLogCapacity(w) => show(&open(w)?, |s| s.log_capacity_pb).await?,
-        // A device that exists honours flushes.
-        Command::IsFlushCapable(w) => show(&open(w)?, |_| 1).await?,
+        Command::IsFlushCapable(w) => println!("{}", u8::from(open(w)?.is_flush_capable().await?)),
         Command::IsLogOverflow(w) => show(&open(w)?, |s| u64::from(s.overflow)).await?,
         Command::IsFrozen(w) => show(&open(w)?, |s| u64::from(s.frozen)).await?,
     }
     Ok(())
 }
 
-async fn show(device: &WdevClient, what: impl Fn(&DeviceStatus) -> u64) -> anyhow::Result<()> {
-    println!("{}", what(&device.status().await?));
+async fn show(device: &Device, what: impl Fn(&DeviceStatus) -> u64) -> anyhow::Result<()> {
+    println!("{}", what(&device.wal().status().await?));
     Ok(())
 }
 
+/// A device of either kind.
+enum Device {
+    Wdev(WdevClient),
+    Kernel(KernelDevice),
+}
+
+impl Device {
+    fn wal(&self) -> &dyn WalDevice {
+        match self {
+            Self::Wdev(device) => device,
+            Self::Kernel(device) => device,
+        }
+    }
+
+    async fn set_checkpoint_interval(&self, ms: u32) -> Result<(), DeviceError> {
+        match self {
+            Self::Wdev(device) => device.set_checkpoint_interval(ms).await,
+            Self::Kernel(device) => device.set_checkpoint_interval(ms).await,
+        }
+    }
+
+    async fn is_flush_capable(&self) -> Result<bool, DeviceError> {
+        match self {
+            // One that exists honours flushes.
+            Self::Wdev(device) => device.status().await.map(|_| true),
+            Self::Kernel(device) => device.is_flush_capable().await,
+        }
+    }
+}
+
 /// NAME alone is a device of the default daemon.
-fn client(Wdev { wdev }: &Wdev, socket: Option<&Utf8PathBuf>) -> anyhow::Result<WdevClient> {
+fn device(Wdev { wdev }: &Wdev, socket: Option<&Utf8PathBuf>) -> anyhow::Result<Device> {
     let text = if wdev.contains(':') || wdev.contains('/') {
         wdev.clone()
     } else {
         format!("wdev:{wdev}")
     };
-    match text.parse()? {
-        DeviceSpec::Wdev { socket: own, name } => Ok(WdevClient::new(own.or_else(|| socket.cloned()), name)),
-        DeviceSpec::Kernel { path } => {
-            anyhow::bail!("{path}: devices of the kernel driver are not supported yet")
+    Ok(match text.parse()? {
+        DeviceSpec::Wdev { socket: own, name } => {
+            Device::Wdev(WdevClient::new(own.or_else(|| socket.cloned()), name))
         }
-    }
+        DeviceSpec::Kernel { path } => Device::Kernel(KernelDevice::at(&path)),
+    })
 }
 
 fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
@@ -135,7 +172,8 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
 }
 
 /// Not a reset: uuid and salt are kept, and what is not yet permanent stays in the log.
-async fn clear_wal(device: WdevClient) -> anyhow::Result<()> {
+async fn clear_wal(device: Device) -> anyhow::Result<()> {
+    let device = device.wal();
     let permanent = device.status().await?.lsids.permanent;
     device.checkpoint().await?;
     device.set_oldest(permanent).await?;
