@@ -345,42 +345,37 @@ impl Inner {
 
     fn read_log(&self, from: Lsid, limit: Lsid, max_bytes: usize) -> Result<LogChunk, DeviceError> {
         let layout = self.layout()?;
-        let gone = |oldest| DeviceError::LogGone {
-            device: self.node.to_string(),
-            from,
-            oldest,
+        let limit = limit.min(self.lsids()?.permanent);
+        let read = if from < limit {
+            let log =
+                DirectFile::open(&self.log_node).map_err(|e| self.of_file("open", &self.log_node, &e))?;
+            let reader = PackReader {
+                log: &log,
+                path: &self.log_node,
+                ring: layout.ring,
+                salt: layout.salt,
+                pack_max: PACK_MAX,
+            };
+            reader.read(from, limit, max_bytes.min(READ_LOG_MAX))
+        } else {
+            Ok((Bytes::new(), from))
         };
-        let before = self.lsids()?;
-        let oldest = Self::gone_below(&before, &layout.ring);
-        if from < oldest {
-            return Err(gone(oldest));
+        // Asked only now: whatever was read, and be it damage, is not to be trusted if the driver may have come by meanwhile.
+        let oldest = Self::gone_below(&self.lsids()?, &layout.ring);
+        if from < oldest || self.sysfs.uuid().map_err(|e| self.of_sysfs(e))? != layout.uuid {
+            return Err(DeviceError::LogGone {
+                device: self.node.to_string(),
+                from,
+                oldest,
+            });
         }
-        let limit = limit.min(before.permanent);
-        let chunk = |bytes, next| LogChunk {
+        let (bytes, next) = read.map_err(|e| self.refused(e))?;
+        Ok(LogChunk {
             uuid: layout.uuid,
             salt: layout.salt.0,
             bytes,
             next,
-        };
-        if from >= limit {
-            return Ok(chunk(Bytes::new(), from));
-        }
-        let log = DirectFile::open(&self.log_node).map_err(|e| self.of_file("open", &self.log_node, &e))?;
-        let reader = PackReader {
-            log: &log,
-            path: &self.log_node,
-            ring: layout.ring,
-            salt: layout.salt,
-            pack_max: PACK_MAX,
-        };
-        let read = reader.read(from, limit, max_bytes.min(READ_LOG_MAX));
-        // Whatever was read: if the driver may have come by meanwhile, it is not to be trusted.
-        let oldest = Self::gone_below(&self.lsids()?, &layout.ring);
-        if from < oldest || self.sysfs.uuid().map_err(|e| self.of_sysfs(e))? != layout.uuid {
-            return Err(gone(oldest));
-        }
-        let (bytes, next) = read.map_err(|e| self.refused(e))?;
-        Ok(chunk(bytes, next))
+        })
     }
 
     fn set_oldest(&self, lsid: Lsid) -> Result<(), DeviceError> {
