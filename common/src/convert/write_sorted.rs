@@ -1,5 +1,6 @@
 //! A stream of records to a sorted wdiff, compressed on as many threads as the setting says.
 
+use std::cell::RefCell;
 use std::io::Write;
 
 use crate::convert::in_order::in_order;
@@ -17,20 +18,27 @@ pub fn write_sorted<W: Write, E: From<WriteWdiffError>>(
     setting: CompressionSetting,
 ) -> Result<(W, WriteStats), E> {
     let mut writer = SortedWriter::new(out, uuid, setting)?;
-    let mut write = |pack: Result<EncodedPack, WriteWdiffError>| writer.write_pack(&pack?);
+    let spare = RefCell::new(Vec::new());
+    let mut write = |pack: Result<EncodedPack, WriteWdiffError>| {
+        let pack = pack?;
+        writer.write_pack(&pack)?;
+        spare.borrow_mut().push(pack.into_buffer());
+        Ok::<_, WriteWdiffError>(())
+    };
+    let job = |batch| (batch, spare.borrow_mut().pop().unwrap_or_default());
     in_order(
         setting.cpus.into(),
         || Compressor::new(setting),
-        |compressor, batch: PackBatch| batch.encode(compressor),
+        |compressor, (batch, buffer): (PackBatch, Vec<u8>)| batch.encode(compressor, buffer),
         |line| {
             let mut packs = NextPack::new(setting.kind);
             while let Some(record) = next() {
                 if let Some(batch) = packs.push(record?)? {
-                    line.give(batch).map_or(Ok(()), &mut write)?;
+                    line.give(job(batch)).map_or(Ok(()), &mut write)?;
                 }
             }
             if let Some(batch) = packs.finish() {
-                line.give(batch).map_or(Ok(()), &mut write)?;
+                line.give(job(batch)).map_or(Ok(()), &mut write)?;
             }
             while let Some(pack) = line.take() {
                 write(pack)?;

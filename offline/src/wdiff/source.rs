@@ -22,7 +22,7 @@ use crate::progress::Progress;
 pub fn from_stdin() -> anyhow::Result<WdiffReader> {
     let input = Input::open(Path::new("-"), "read")?.silently();
     let name = input.name().to_owned();
-    let mut input = BufReader::with_capacity(64 << 10, input);
+    let mut input = BufReader::with_capacity(16 << 10, input);
     let header = read_header(&mut input).with_context(|| name.clone())?.0;
     match header.layout {
         Layout::Sorted => {

@@ -1,5 +1,6 @@
 //! The second pass for the sorted layout: surviving pieces in address order, pack by pack.
 
+use std::cell::RefCell;
 use std::io::Write;
 
 use super::survey::survey;
@@ -66,16 +67,18 @@ pub(super) fn convert<W: Write>(
     })?;
     let mut writer = SortedWriter::new(out, log.uuid, form.setting)?;
     let (mut done, of) = (0, overlay.len() as u64);
+    let spare = RefCell::new(Vec::new());
     let mut write = |pack: Result<EncodedPack, ConvertWlogError>| {
         let pack = pack?;
         writer.write_pack(&pack)?;
         done += pack.records() as u64;
+        spare.borrow_mut().push(pack.into_buffer());
         report(Progress::Built { done, of })
     };
     in_order(
         threads,
         || (Compressor::new(form.setting), Vec::new()),
-        |(compressor, buf), pieces| build(logs, pieces, compressor, buf),
+        |(compressor, buf), (pieces, out)| build(logs, pieces, compressor, buf, out),
         |line| {
             let mut pieces = overlay.into_pieces().peekable();
             while let Some(first) = pieces.next() {
@@ -87,7 +90,8 @@ pub(super) fn convert<W: Write>(
                     bytes += data_bytes(&next);
                     pack.push(next);
                 }
-                line.give(pack).map_or(Ok(()), &mut write)?;
+                let out = spare.borrow_mut().pop().unwrap_or_default();
+                line.give((pack, out)).map_or(Ok(()), &mut write)?;
             }
             while let Some(pack) = line.take() {
                 write(pack)?;
@@ -114,8 +118,9 @@ fn build(
     pieces: Vec<Placed<InLog>>,
     compressor: &mut Compressor,
     buf: &mut Vec<u8>,
+    out: Vec<u8>,
 ) -> Result<EncodedPack, ConvertWlogError> {
-    let mut pack = PackBuilder::default();
+    let mut pack = PackBuilder::new(out);
     let mut held = 0..0;
     for (index, placed) in pieces.iter().enumerate() {
         let (address, blocks) = (Lb(placed.address), Lb(placed.blocks));

@@ -14,7 +14,7 @@ use crate::types::Lb;
 
 /// Data read at once, unless one image has more. Images of a run share its memory, so it also bounds what one of them can
 /// keep alive.
-const RUN_BYTES: usize = 128 << 10;
+const RUN_BYTES: usize = 64 << 10;
 
 /// Reads a sorted wdiff. Every MUST check of the format is made on the way, except that a datum's decompressed size
 /// is checked when it is decompressed.

@@ -90,18 +90,25 @@ impl EncodedPack {
     pub fn records(&self) -> usize {
         self.records
     }
-}
 
-impl Default for PackBuilder {
-    fn default() -> Self {
-        Self {
-            header: PackHeader::default(),
-            bytes: vec![0; PACK_HEADER_SIZE],
-        }
+    /// Its memory, for the next one.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
     }
 }
 
 impl PackBuilder {
+    /// An empty pack, put together in `buffer`, whose content is of no interest: one that an earlier pack gave back
+    /// saves the kernel from handing out, and us from touching, fresh memory for every pack.
+    pub fn new(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.resize(PACK_HEADER_SIZE, 0);
+        Self {
+            header: PackHeader::default(),
+            bytes: buffer,
+        }
+    }
+
     /// Adds a range without data. Like those below, the caller knows that the pack has room: fewer than 127 records,
     /// and data of at most 32 MiB or of just one record.
     pub fn add_dataless(&mut self, address: Lb, blocks: Lb, kind: RecordKind) {
@@ -184,9 +191,15 @@ pub struct PackBatch {
 }
 
 impl PackBatch {
-    /// The pack, compressed.
-    pub fn encode(self, compressor: &mut Compressor) -> Result<EncodedPack, WriteWdiffError> {
-        let mut pack = PackBuilder::default();
+    /// The pack, compressed, in `buffer`.
+    pub fn encode(
+        self,
+        compressor: &mut Compressor,
+        mut buffer: Vec<u8>,
+    ) -> Result<EncodedPack, WriteWdiffError> {
+        buffer.clear();
+        buffer.reserve(PACK_HEADER_SIZE + self.bytes as usize);
+        let mut pack = PackBuilder::new(buffer);
         for record in &self.records {
             let (address, blocks) = (record.address, record.blocks);
             match &record.content {
@@ -259,6 +272,7 @@ pub struct SortedWriter<W> {
     out: W,
     compressor: Compressor,
     next: NextPack,
+    buffer: Vec<u8>,
     from: Lb,
     stats: WriteStats,
 }
@@ -270,6 +284,7 @@ impl<W: Write> SortedWriter<W> {
             out,
             compressor: Compressor::new(setting),
             next: NextPack::new(setting.kind),
+            buffer: Vec::new(),
             from: Lb(0),
             stats: WriteStats::default(),
         };
@@ -281,12 +296,16 @@ impl<W: Write> SortedWriter<W> {
     /// Writes the next record. Data stored with the wanted compression already are passed on as they are.
     pub fn write(&mut self, record: &WdiffRecord) -> Result<(), WriteWdiffError> {
         match self.next.push(record.clone())? {
-            Some(batch) => {
-                let pack = batch.encode(&mut self.compressor)?;
-                self.write_pack(&pack)
-            }
+            Some(batch) => self.write_batch(batch),
             None => Ok(()),
         }
+    }
+
+    fn write_batch(&mut self, batch: PackBatch) -> Result<(), WriteWdiffError> {
+        let pack = batch.encode(&mut self.compressor, std::mem::take(&mut self.buffer))?;
+        self.write_pack(&pack)?;
+        self.buffer = pack.into_buffer();
+        Ok(())
     }
 
     /// Writes a pack put together elsewhere, whose records follow those written so far. Not to be mixed with
@@ -302,8 +321,7 @@ impl<W: Write> SortedWriter<W> {
     pub fn finish(mut self) -> Result<(W, WriteStats), WriteWdiffError> {
         let next = std::mem::replace(&mut self.next, NextPack::new(Compression::None));
         if let Some(batch) = next.finish() {
-            let pack = batch.encode(&mut self.compressor)?;
-            self.write_pack(&pack)?;
+            self.write_batch(batch)?;
         }
         self.put(&PackHeader::end().encode())?;
         Ok((self.out, self.stats))
