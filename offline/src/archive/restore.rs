@@ -31,11 +31,11 @@ const MAX_READERS: usize = 256;
 /// Reads the archive's files only: no server, no database. Writes nothing there; the daemon may run meanwhile.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  walbc offline restore --archive /var/lib/walb-archive --volume vol0 --latest -o vol0.img\n  walbc \
-offline restore --archive /mnt/copy --volume vol0 --at 2026-11-22T14:03:00 -o - | ssh host 'cat > /dev/vg/vol0'\n  walbc \
+    after_help = "Example:\n  walbc offline restore --archive /var/lib/walb-archive --volume vol0 --latest -o vol0.img\n  walbc \
+offline restore --archive /mnt/copy --volume vol0 --at 2026-11-22T14:03:00 -o -\n  walbc \
 offline restore --archive /var/lib/walb --base /dev/vg/wb_vol0 --volume vol0 --gid 12 --force -o /dev/vg/new\n\nA file appears \
 under its name whole and synced, or not at all. A block device is overwritten from its start; what it has behind the \
-image stays. `walbc offline list` tells which snapshots there are."
+image stays. To another host: `... -o - | ssh HOST 'cat > /dev/vg/vol0'`. `walbc offline list` tells which snapshots there are."
 )]
 pub struct Restore {
     #[command(flatten)]
