@@ -3,17 +3,21 @@
 //! Writes go through the page cache and are made durable by [`Disk::sync`]; so what was written survives the end of the
 //! process at any instant, and what was synced survives a power loss.
 
+mod medium;
+
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, flock};
 use walb_common::format::read_at::ReadAt;
-use walb_common::types::{LB_SIZE, PhysicalBlockSize};
+use walb_common::types::PhysicalBlockSize;
+
+pub(crate) use medium::Medium;
 
 /// Largest single write of zeros where neither a hole nor a zero range is possible.
 const ZEROS: usize = 1 << 20;
@@ -23,9 +27,8 @@ const GATHER_MAX: usize = 512;
 /// An open disk, locked against every other user that asks.
 #[derive(Debug)]
 pub struct Disk {
-    file: File,
+    medium: Box<dyn Medium>,
     path: Utf8PathBuf,
-    is_block_device: bool,
     size: AtomicU64,
     /// What the first failed sync said; see [`Disk::sync`].
     sync_failed: Mutex<Option<String>>,
@@ -92,14 +95,18 @@ impl Disk {
             }
             Err(e) => return Err(failed(e.into())),
         }
+        Self::on(Box::new(file), path).map_err(failed)
+    }
+
+    /// A disk on any medium; `path` is what it is called.
+    pub(crate) fn on(medium: Box<dyn Medium>, path: &Utf8Path) -> io::Result<Self> {
         let disk = Self {
-            file,
+            medium,
             path: path.to_owned(),
-            is_block_device,
             size: AtomicU64::new(0),
             sync_failed: Mutex::default(),
         };
-        disk.refresh_size().map_err(failed)?;
+        disk.refresh_size()?;
         Ok(disk)
     }
 
@@ -110,22 +117,12 @@ impl Disk {
             source,
         };
         let file = File::open(path).map_err(failed)?;
-        let is_block_device = file.metadata().map_err(failed)?.file_type().is_block_device();
-        let disk = Self {
-            file,
-            path: path.to_owned(),
-            is_block_device,
-            size: AtomicU64::new(0),
-            sync_failed: Mutex::default(),
-        };
-        disk.refresh_size().map_err(failed)?;
-        Ok(disk)
+        Self::on(Box::new(file), path).map_err(failed)
     }
 
     /// Lets others open the disk before this value goes away. A block device stays claimed until then.
     pub fn unlock(&self) {
-        // Fails only for a descriptor that is no file.
-        let _ = flock(&self.file, FlockOperation::Unlock);
+        self.medium.unlock();
     }
 
     /// The path it was opened by.
@@ -140,59 +137,52 @@ impl Disk {
 
     /// Asks for the size again: the disk may have been grown.
     pub fn refresh_size(&self) -> io::Result<u64> {
-        let size = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
+        let size = self.medium.size()?;
         self.size.store(size, Ordering::Relaxed);
         Ok(size)
     }
 
     /// A block device's physical block size (4096 for anything above); `None` for a file, which has none.
     pub fn physical_block_size(&self) -> io::Result<Option<PhysicalBlockSize>> {
-        if !self.is_block_device {
-            return Ok(None);
-        }
-        let pbs = rustix::fs::ioctl_blkpbszget(&self.file)?;
-        Ok(Some(if u64::from(pbs) <= LB_SIZE {
-            PhysicalBlockSize::B512
-        } else {
-            PhysicalBlockSize::B4096
-        }))
+        self.medium.physical_block_size()
     }
 
     /// Where the first data in `[from, to)` begin and end; `(to, to)` if it is all a hole. What cannot tell holes has data
     /// everywhere. In multiples of 512: a block with any data counts as data.
     pub fn next_data(&self, from: u64, to: u64) -> (u64, u64) {
-        let data = match rustix::fs::seek(&self.file, SeekFrom::Data(from)) {
-            Ok(data) => (data / LB_SIZE * LB_SIZE).clamp(from, to),
-            Err(rustix::io::Errno::NXIO) => to, // nothing but a hole up to the end
-            Err(_) => from,
-        };
-        let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(data)) {
-            Ok(end) if end > data => end.next_multiple_of(LB_SIZE).min(to),
-            _ => to,
-        };
-        (data, end)
+        self.medium.next_data(from, to)
     }
 
     /// Fills `buffer` from `offset` on.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(&self.file, buffer, offset)
+        self.medium.read_exact_at(buffer, offset)
     }
 
     /// Writes all of `data` at `offset`.
-    pub fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+    pub fn write(&self, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+        while !data.is_empty() {
+            match self.write_some(&[io::IoSlice::new(data)], offset)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => (data, offset) = (&data[written..], offset + written as u64),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_some(&self, pieces: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.medium.write_at(pieces, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
     /// Writes the pieces one after another from `offset` on, in as few calls as the kernel takes.
     pub fn write_gathered(&self, pieces: &[Bytes], mut offset: u64) -> io::Result<()> {
         for group in pieces.chunks(GATHER_MAX) {
             let slices: Vec<_> = group.iter().map(|p| io::IoSlice::new(p)).collect();
-            let written = loop {
-                match rustix::io::pwritev(&self.file, &slices, offset) {
-                    Err(rustix::io::Errno::INTR) => {}
-                    result => break result?,
-                }
-            };
+            let written = self.write_some(&slices, offset)?;
             // A short write is rare (a signal, a full disk): the rest goes piece by piece, and meets its error there.
             let mut done = written;
             for piece in group {
@@ -217,7 +207,8 @@ impl Disk {
         } else {
             FallocateFlags::PUNCH_HOLE
         };
-        if fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len).is_ok() {
+        let flags = flags | FallocateFlags::KEEP_SIZE;
+        if self.medium.fallocate(flags, offset, len).is_ok() {
             return Ok(());
         }
         let zeros = vec![0; ZEROS];
@@ -232,20 +223,15 @@ impl Disk {
 
     /// Gives a range back to the file system or the device, if that is possible.
     pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        Ok(fallocate(
-            &self.file,
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            offset,
-            len,
-        )?)
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        self.medium.fallocate(flags, offset, len)
     }
 
     /// Makes what is in the page cache durable and forgets it, so that what is read next is what the disk really has: after
     /// a failed sync in an earlier life the cache may hold more.
     pub fn sync_and_drop_cache(&self) -> io::Result<()> {
         self.sync()?;
-        // Advice only: where it is not taken, nothing worse than before happens.
-        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        self.medium.forget_cache();
         Ok(())
     }
 
@@ -258,7 +244,7 @@ impl Disk {
         if let Some(first) = &*failed {
             return Err(io::Error::other(format!("an earlier sync failed: {first}")));
         }
-        self.file
+        self.medium
             .sync_data()
             .inspect_err(|error| *failed = Some(error.to_string()))
     }
@@ -297,9 +283,10 @@ mod tests {
         disk.sync().unwrap();
         // A pipe cannot be synced: as good as a disk that lost a write. The system tells of it once.
         let (_reader, pipe) = std::io::pipe().unwrap();
-        let good = std::mem::replace(&mut disk.file, File::from(std::os::fd::OwnedFd::from(pipe)));
+        let pipe = File::from(std::os::fd::OwnedFd::from(pipe));
+        let good = std::mem::replace(&mut disk.medium, Box::new(pipe));
         disk.sync().unwrap_err();
-        disk.file = good;
+        disk.medium = good;
         let error = disk.sync().unwrap_err();
         assert!(error.to_string().contains("an earlier sync failed"), "{error}");
     }

@@ -125,6 +125,8 @@ struct State {
     pending: Pending,
     tail: LogTail,
     overflow: bool,
+    /// Log below this may have been overwritten by packs that an earlier life did not finish.
+    log_floor: Lsid,
     /// The first IO error; from then on read-only.
     failed: Option<String>,
     freeze: Freeze,

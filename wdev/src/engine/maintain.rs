@@ -199,6 +199,7 @@ impl Engine {
         state.tail.clear();
         state.written_next.clear();
         state.overflow = false;
+        state.log_floor = Lsid(0);
         shared.permanent.send_replace(Some(Lsid(0)));
         tracing::info!(device = %shared.name, uuid = %fresh.uuid(), "log reset");
         drop(state);

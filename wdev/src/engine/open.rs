@@ -2,9 +2,9 @@
 //!
 //! Redo, in this order, each step durable before the next:
 //! 1. the log is synced (what an ended process left in the page cache becomes permanent) and read back from the disk;
-//! 2. the packs from the written lsid on go to the data device, in order; a torn tail ends the log;
-//! 3. a torn pack's header is rewritten to its good records; intact packs behind the end, which a later redo could take
-//!    for valid, are zeroed; log synced;
+//! 2. the packs from the written lsid on go to the data device, in order. A torn one ends the log: its header is rewritten to
+//!    its good records, and the log synced, before these go there;
+//! 3. intact packs behind the end, which a later redo could take for valid, are zeroed; log synced;
 //! 4. data device synced;
 //! 5. super sector with written = the end of the log.
 //!
@@ -101,6 +101,16 @@ impl Engine {
     /// Opens a device. `state_file` is where it remembers an overflow.
     pub fn open(config: &DeviceConfig, state_file: &Utf8Path) -> Result<Arc<Self>, OpenError> {
         let (log, data) = (Disk::open(&config.ldev)?, Disk::open(&config.ddev)?);
+        Self::open_on(config, state_file, log, data)
+    }
+
+    /// Opens a device on disks that are open already.
+    pub(super) fn open_on(
+        config: &DeviceConfig,
+        state_file: &Utf8Path,
+        log: Disk,
+        data: Disk,
+    ) -> Result<Arc<Self>, OpenError> {
         let failed = |act, disk: &Disk| {
             let path = disk.path().to_owned();
             move |source| OpenError::Io { act, path, source }
@@ -127,6 +137,7 @@ impl Engine {
             source,
         })?;
         let end = redo(&config.name, &log, &data, &sector, marked)?;
+        let redo_from = sector.written();
         let sector = store_end(&log, &data, sector.with_name(&config.name), end)?;
         let overflow = marked || overflowed(&log, &sector, end).map_err(failed("read", &log))?;
         if overflow && !marked {
@@ -137,7 +148,9 @@ impl Engine {
             })?;
         }
         tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, "open");
-        let shared = shared(config, log, data, mark, sector, end, overflow);
+        // Packs torn behind the end lie where the previous lap was: after an overflow that can be log not yet released.
+        let log_floor = if overflow { redo_from } else { Lsid(0) };
+        let shared = shared(config, log, data, mark, sector, end, (overflow, log_floor));
         let engine = Arc::new(Self {
             shared,
             threads: Mutex::default(),
@@ -208,6 +221,17 @@ fn redo(name: &str, log: &Disk, data: &Disk, sector: &SuperSector, marked: bool)
     let mut scanner = Scanner::new(log, ring, salt, sector.written());
     let mut packs = 0;
     while let Some(pack) = scanner.next_pack().map_err(scan_failed)? {
+        if let Some(ScanEnd::Torn {
+            rewrite: Some(header),
+            ..
+        }) = scanner.end()
+        {
+            // Half of the new header would be none, and its records gone from the log: so it comes before the data.
+            fault::point("wdev.redo.before_rewrite").map_err(log_failed)?;
+            log.write(&header.encode(salt), ring.offset_of(header.lsid()))
+                .and_then(|()| log.sync())
+                .map_err(log_failed)?;
+        }
         for (record, bytes) in pack.records() {
             let end = record.offset.0.saturating_add(record.size.0);
             if record.kind != RecordKind::Padding && end > sector.device_size().0 {
@@ -226,16 +250,10 @@ fn redo(name: &str, log: &Disk, data: &Disk, sector: &SuperSector, marked: bool)
         packs += 1;
     }
     let end = scanner.next_lsid();
-    let mut repaired = false;
-    if let Some(ScanEnd::Torn { lsid, bad, rewrite }) = scanner.end() {
-        tracing::warn!(device = name, end = %lsid, "the log ends in a pack that was not written whole: {bad}");
-        if let Some(header) = rewrite {
-            fault::point("wdev.redo.before_rewrite").map_err(log_failed)?;
-            log.write(&header.encode(salt), ring.offset_of(header.lsid()))
-                .map_err(log_failed)?;
-            repaired = true;
-        }
+    if let Some(ScanEnd::Torn { bad, .. }) = scanner.end() {
+        tracing::warn!(device = name, %end, "the log ends in a pack that was not written whole: {bad}");
     }
+    let mut repaired = false;
     // After an overflow nobody needs the log below the written lsid, so everything but redo's own range is searched.
     let overflowed = marked || end.0 - sector.oldest().0 > ring.size();
     let live = if overflowed {
@@ -302,7 +320,7 @@ fn shared(
     overflow_mark: OverflowMark,
     sector: SuperSector,
     end: Lsid,
-    overflow: bool,
+    (overflow, log_floor): (bool, Lsid),
 ) -> Arc<Shared> {
     let limits = config.limits;
     let layout = Layout::new(
@@ -329,6 +347,7 @@ fn shared(
         pending: Pending::default(),
         tail: LogTail::new((limits.log_tail_mib as usize) << 20),
         overflow,
+        log_floor,
         failed: None,
         freeze: Freeze::Melted,
         holds: 0,

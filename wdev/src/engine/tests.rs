@@ -7,6 +7,7 @@ mod allocation;
 mod crash;
 mod log;
 mod model;
+mod power_loss;
 mod stop;
 
 use std::fs::File;
