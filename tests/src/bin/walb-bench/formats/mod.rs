@@ -36,7 +36,7 @@ pub struct Arguments {
     /// What to measure; everything if not given.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Work>,
-    /// Where files go while it runs (up to six times the largest size); by default the target directory.
+    /// Where files go while it runs (up to twelve times the largest size); by default the target directory.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// One JSON object with every sample, instead of tables.
