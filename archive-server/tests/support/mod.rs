@@ -378,7 +378,7 @@ impl Model {
 pub fn wdiff(uuid: Uuid, records: &[WdiffRecord]) -> Vec<u8> {
     let mut writer = SortedWriter::new(Vec::new(), uuid, CompressionSetting::of(Compression::Lz4)).unwrap();
     for record in records {
-        writer.write(&record).unwrap();
+        writer.write(record).unwrap();
     }
     writer.finish().unwrap().0
 }

@@ -43,6 +43,23 @@ impl<J, R> Line<'_, J, R> {
         }
     }
 
+    /// Puts in a result that needed no job, in its place in the order.
+    pub fn put(&mut self, result: R) -> Option<R> {
+        if self.pending.is_empty() {
+            return Some(result);
+        }
+        let (answer, ready) = mpsc::sync_channel(1);
+        answer
+            .send(result)
+            .unwrap_or_else(|_| unreachable!("its receiver is right here"));
+        self.pending.push_back(ready);
+        if self.pending.len() >= self.most {
+            self.take()
+        } else {
+            None
+        }
+    }
+
     /// The result of the oldest job in flight; None when none is.
     pub fn take(&mut self) -> Option<R> {
         let oldest = self.pending.pop_front()?;
@@ -111,7 +128,11 @@ mod tests {
                 |line| {
                     let mut results = Vec::new();
                     for job in 0..500 {
-                        results.extend(line.give(job));
+                        results.extend(if job % 5 == 0 {
+                            line.put(job)
+                        } else {
+                            line.give(job)
+                        });
                         assert!(line.pending.len() < threads.max(1) * PER_THREAD);
                     }
                     results.extend(std::iter::from_fn(|| line.take()));

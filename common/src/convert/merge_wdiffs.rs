@@ -61,8 +61,9 @@ impl Waiting {
 /// The merged records of several wdiffs, pulled one by one in address order.
 #[derive(Debug)]
 pub struct WdiffMerger {
-    inputs: Vec<Input>,
-    /// The address of every input's next record, and the input's number; lowest first.
+    inputs: Vec<WdiffReader>,
+    /// The address of every input's next record, and the input's number; lowest first. Records are read when it is their
+    /// turn, so that inputs cost no data before.
     heads: BinaryHeap<Reverse<(u64, usize)>>,
     max_io: u64,
     drop_discards: bool,
@@ -70,13 +71,6 @@ pub struct WdiffMerger {
     /// address, and there each input has at most one record.
     waiting: VecDeque<Waiting>,
     records_in: u64,
-}
-
-#[derive(Debug)]
-struct Input {
-    reader: WdiffReader,
-    /// Its next record; None once it ended.
-    next: Option<WdiffRecord>,
 }
 
 impl WdiffMerger {
@@ -91,11 +85,11 @@ impl WdiffMerger {
             records_in: 0,
         };
         for (number, mut reader) in inputs.into_iter().enumerate() {
-            let next = reader.next_record()?;
+            let first = reader.next_address()?;
             merger
                 .heads
-                .extend(next.as_ref().map(|record| Reverse((record.address.0, number))));
-            merger.inputs.push(Input { reader, next });
+                .extend(first.map(|address| Reverse((address.0, number))));
+            merger.inputs.push(reader);
         }
         Ok(merger)
     }
@@ -143,11 +137,12 @@ impl WdiffMerger {
         };
         let Reverse((_, number)) = *head;
         let input = &mut self.inputs[number];
-        let following = input.reader.next_record()?;
+        let record = input.next_record()?;
+        let following = input.next_address()?;
         // One move in the heap instead of two.
-        match &following {
-            Some(record) => {
-                *head = Reverse((record.address.0, number));
+        match following {
+            Some(address) => {
+                *head = Reverse((address.0, number));
                 // Finds its place again.
                 drop(head);
             }
@@ -155,7 +150,7 @@ impl WdiffMerger {
                 PeekMut::pop(head);
             }
         }
-        let Some(record) = std::mem::replace(&mut input.next, following) else {
+        let Some(record) = record else {
             return Ok(None);
         };
         self.records_in += 1;

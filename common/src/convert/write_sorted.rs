@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 
-use crate::convert::in_order::in_order;
+use crate::convert::in_order::{Line, in_order};
 use crate::format::compress::Compressor;
 use crate::format::wdiff::{
     EncodedPack, NextPack, PackBatch, SortedWriter, WdiffRecord, WriteStats, WriteWdiffError,
@@ -32,13 +32,22 @@ pub fn write_sorted<W: Write, E: From<WriteWdiffError>>(
         |compressor, (batch, buffer): (PackBatch, Vec<u8>)| batch.encode(compressor, buffer),
         |line| {
             let mut packs = NextPack::new(setting.kind);
+            let mut copier = Compressor::new(setting);
+            let mut encode = |line: &mut Line<'_, _, _>, batch: PackBatch| {
+                let (batch, buffer) = job(batch);
+                if batch.compresses() {
+                    line.give((batch, buffer))
+                } else {
+                    line.put(batch.encode(&mut copier, buffer))
+                }
+            };
             while let Some(record) = next() {
                 if let Some(batch) = packs.push(record?)? {
-                    line.give(job(batch)).map_or(Ok(()), &mut write)?;
+                    encode(line, batch).map_or(Ok(()), &mut write)?;
                 }
             }
             if let Some(batch) = packs.finish() {
-                line.give(job(batch)).map_or(Ok(()), &mut write)?;
+                encode(line, batch).map_or(Ok(()), &mut write)?;
             }
             while let Some(pack) = line.take() {
                 write(pack)?;

@@ -86,6 +86,10 @@ struct Watched {
 }
 
 impl RecordSource for Watched {
+    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
+        self.reader.next_address().map_err(|error| error.source)
+    }
+
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         let record = self.reader.next_record().map_err(|error| error.source)?;
         if let Some(WdiffRecord {

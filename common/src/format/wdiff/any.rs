@@ -14,17 +14,28 @@ use crate::types::{Lb, Uuid};
 
 /// Records in ascending address order, without overlap.
 pub trait RecordSource {
+    /// The address of the next one, without reading its data; None at the end.
+    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError>;
+
     /// The next one, its stored data verified; None at the end.
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError>;
 }
 
 impl<R: Read> RecordSource for SortedReader<R> {
+    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
+        Self::next_address(self)
+    }
+
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         Self::next_record(self)
     }
 }
 
 impl<R: ReadAt> RecordSource for IndexedReader<R> {
+    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
+        Self::next_address(self)
+    }
+
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         Self::next_record(self)
     }
@@ -132,6 +143,14 @@ impl WdiffReader {
     /// The log sequence it came from; nil if unknown.
     pub fn uuid(&self) -> Uuid {
         self.header.uuid
+    }
+
+    /// The address of the next record, without reading its data; None at the end.
+    pub fn next_address(&mut self) -> Result<Option<Lb>, WdiffFileError> {
+        self.source.next_address().map_err(|source| WdiffFileError {
+            name: self.name.clone(),
+            source,
+        })
     }
 
     /// The next record, its stored data verified; None at the end.

@@ -28,6 +28,8 @@ pub struct IndexedReader<R> {
     chunk: Vec<u8>,
     chunk_from: u64,
     from: Lb,
+    /// Decoded, but not given out yet.
+    upcoming: Option<IndexRecord>,
     images: VecDeque<(IndexRecord, Arc<Image>)>,
     max_image: usize,
 }
@@ -59,6 +61,7 @@ impl<R: ReadAt> IndexedReader<R> {
             chunk: Vec::new(),
             chunk_from: 0,
             from: Lb(0),
+            upcoming: None,
             images: VecDeque::new(),
             max_image: MAX_IMAGE_BYTES,
         })
@@ -83,6 +86,9 @@ impl<R: ReadAt> IndexedReader<R> {
 
     /// The next index record, without its data; None at the end.
     pub fn next_index_record(&mut self) -> Result<Option<IndexRecord>, ReadWdiffError> {
+        if let Some(record) = self.upcoming.take() {
+            return Ok(Some(record));
+        }
         let total = u64::from(self.index.n_records);
         if self.next == total {
             return Ok(None);
@@ -105,6 +111,13 @@ impl<R: ReadAt> IndexedReader<R> {
         self.next += 1;
         self.from = Lb(record.address.0 + record.blocks.0);
         Ok(Some(record))
+    }
+
+    /// The address of the next record, whose image is not read for that; None at the end.
+    pub fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
+        let upcoming = self.next_index_record()?;
+        self.upcoming = upcoming;
+        Ok(upcoming.map(|record| record.address))
     }
 
     /// The next record, its stored image verified; None at the end.

@@ -87,13 +87,9 @@ impl<R: Read> SortedReader<R> {
 
     /// The next record, its stored data verified; None behind the end pack.
     pub fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
-        while self.next_in_pack == self.pack.records().len() {
-            if self.pack.is_end() {
-                return Ok(None);
-            }
-            self.next_pack()?;
-        }
-        let record = self.pack.records()[self.next_in_pack];
+        let Some(record) = self.upcoming()? else {
+            return Ok(None);
+        };
         self.next_in_pack += 1;
         self.from = Lb(record.address.0 + record.blocks.0);
         let content = match record.kind {
@@ -106,6 +102,22 @@ impl<R: Read> SortedReader<R> {
             blocks: record.blocks,
             content,
         }))
+    }
+
+    /// The address of the next record, whose data are not read for that; None behind the end pack.
+    pub fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
+        Ok(self.upcoming()?.map(|record| record.address))
+    }
+
+    /// The next record, from its pack's header.
+    fn upcoming(&mut self) -> Result<Option<PackRecord>, ReadWdiffError> {
+        while self.next_in_pack == self.pack.records().len() {
+            if self.pack.is_end() {
+                return Ok(None);
+            }
+            self.next_pack()?;
+        }
+        Ok(Some(self.pack.records()[self.next_in_pack]))
     }
 
     fn next_pack(&mut self) -> Result<(), ReadWdiffError> {

@@ -188,9 +188,15 @@ pub struct PackBatch {
     records: Vec<WdiffRecord>,
     /// Their data will not take more.
     bytes: u64,
+    compresses: bool,
 }
 
 impl PackBatch {
+    /// Whether anything has to be compressed; else encoding is copying, and not worth another thread.
+    pub fn compresses(&self) -> bool {
+        self.compresses
+    }
+
     /// The pack, compressed, in `buffer`.
     pub fn encode(
         self,
@@ -240,11 +246,15 @@ impl NextPack {
                 expected: self.from,
             });
         }
+        let mut compresses = false;
         let bytes = match &record.content {
             Content::Normal(data) if data.is_stored_as(self.wanted) => {
                 data.image().stored_bytes().len() as u64
             }
-            Content::Normal(_) => blocks.bytes(),
+            Content::Normal(_) => {
+                compresses = true;
+                blocks.bytes()
+            }
             Content::AllZero | Content::Discard => 0,
         };
         if blocks.0 > u32::MAX.into() || bytes > u32::MAX.into() || address.0.checked_add(blocks.0).is_none()
@@ -257,6 +267,7 @@ impl NextPack {
         self.from = record.end();
         self.batch.records.push(record);
         self.batch.bytes += bytes;
+        self.batch.compresses |= compresses;
         Ok(before)
     }
 
