@@ -105,7 +105,7 @@ fn what_does_not_survive_is_not_stored() {
     let data = |seed: u8| {
         bytes::Bytes::from(
             (0..4096u32)
-                .map(|i| (i * i >> 3) as u8 ^ seed)
+                .map(|i| ((i * i) >> 3) as u8 ^ seed)
                 .collect::<Vec<_>>(),
         )
     };
