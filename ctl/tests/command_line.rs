@@ -385,6 +385,6 @@ fn an_identity_made_by_pki_is_accepted_by_a_server() {
         "{shown}"
     );
     walbc("pki init --dir DIR").fails_with(&["pki init:already exists:"]);
-    walbc("pki issue --dir DIR --role guest --id x").fails_with(&["bad role \"guest\""]);
+    walbc("pki issue --dir DIR --role visitor --id x").fails_with(&["bad role \"visitor\""]);
     walbc("pki show DIR/none.pem").fails_with(&["none.pem"]);
 }

@@ -12,8 +12,8 @@
 //! (unless discards are ignored) are never materialised.
 //!
 //! Memory depends neither on the size of the image nor on the number of records: 3 windows of 512 KiB, and for each
-//! wdiff its read buffers and one record, as stored. With 100 wdiffs, 35 MiB were measured with records of 4 KiB; they
-//! stay below 64 MiB while the largest records are about 500 KiB on average, as stored, and took 71 MiB with 650 KiB.
+//! wdiff its read buffers; of the records only those at the place just reached, at most one for each wdiff. Merging 100
+//! wdiffs whose records are 1 MiB of noise took 43 MiB, applying them 23 MiB.
 
 mod sinks;
 #[cfg(test)]
