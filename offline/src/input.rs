@@ -71,9 +71,13 @@ impl Input {
         self
     }
 
-    /// Whether it is a file that nobody has read from yet: it can be read at any place.
-    pub fn is_file_from_start(&self) -> bool {
-        self.size.is_some() && self.position == 0
+    /// The file itself, if it is one that nobody has read from yet: it can be read at any place. Else gives it back.
+    pub fn into_unread_file(self) -> Result<File, Self> {
+        if self.size.is_some() && self.position == 0 {
+            Ok(self.file)
+        } else {
+            Err(self)
+        }
     }
 
     /// The file itself, for reads at any place; None for what has none, as a pipe.

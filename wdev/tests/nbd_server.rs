@@ -4,47 +4,14 @@
 
 mod support;
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use support::raw::{Raw, until};
-use support::{MemDevice, noise, serve};
+use support::raw::until;
+use support::served::{SIZE, Served};
+use support::{MemDevice, noise};
 use walb_wdev::nbd::client::{Command, NbdClient, NbdClientError};
 use walb_wdev::nbd::protocol::{self, cmd, cmd_flag, flag, opt, rep};
 use walb_wdev::nbd::{Export, Exports, NbdLimits, NbdListenError, NbdServer};
-
-const SIZE: usize = 8 << 20;
-
-struct Served {
-    device: Arc<MemDevice>,
-    dir: tempfile::TempDir,
-    server: Option<NbdServer>,
-}
-
-impl Served {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let device = MemDevice::new(SIZE);
-        let server = Some(serve(dir.path(), device.clone()));
-        Self { device, dir, server }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("nbd.sock")
-    }
-
-    fn client(&self) -> NbdClient {
-        let client = NbdClient::connect(&self.socket(), "vol").unwrap();
-        client.set_timeout(Some(Duration::from_secs(20))).unwrap();
-        client
-    }
-
-    fn raw(&self) -> Raw {
-        Raw::connect(&self.socket())
-    }
-}
 
 fn errno(result: Result<(), NbdClientError>) -> i32 {
     match result {

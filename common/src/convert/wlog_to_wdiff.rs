@@ -101,16 +101,18 @@ pub fn is_zero(data: &[u8]) -> bool {
         .all(|run| run.iter().fold(0, |any, &b| any | b) == 0)
 }
 
-/// Where a piece's data are in the file being written.
+/// A range's part of an IO in the indexed layout. `I` tells where the IO's image is; it means nothing without data.
 #[derive(Debug, Clone, Copy)]
-struct InFile {
-    kind: RecordKind,
-    image: StoredImage,
-    io_offset: u32,
-    limited: bool,
+pub(super) struct IoPart<I> {
+    pub kind: RecordKind,
+    pub image: I,
+    /// Logical blocks from the start of the image.
+    pub io_offset: u32,
+    /// Whether the maximum IO size holds for it.
+    pub limited: bool,
 }
 
-impl Piece for InFile {
+impl<I: Copy> Piece for IoPart<I> {
     fn part(&self, skip: u64, _: u64) -> Self {
         // An IO has fewer than 2^32 blocks. Without data the offset means nothing, but the existing tools count on.
         Self {
@@ -129,7 +131,7 @@ impl Piece for InFile {
 pub struct IndexedConverter<W> {
     writer: IndexedWriter<W>,
     compressor: Compressor,
-    overlay: Overlay<InFile>,
+    overlay: Overlay<IoPart<StoredImage>>,
     stats: ConvertStats,
     cut_dataless: bool,
 }
@@ -200,7 +202,7 @@ impl<W: Write> IndexedConverter<W> {
             overlay.add(
                 address,
                 blocks,
-                InFile {
+                IoPart {
                     kind,
                     image,
                     io_offset: 0,

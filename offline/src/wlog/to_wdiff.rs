@@ -100,13 +100,13 @@ fn showing(logs: &[WlogFile]) -> impl FnMut(At) -> ControlFlow<()> + use<> {
 fn open(path: &Path, scratch: &Path) -> anyhow::Result<WlogFile> {
     let input = Input::open(path, "read")?;
     let name = input.name().to_owned();
-    if input.is_file_from_start()
-        && let Some(file) = input.into_file()
-    {
-        return Ok(WlogFile::from_file(file, name)?);
-    }
-    let mut input = Input::open(path, "read")?;
-    let mut file = out_file::scratch(scratch)?;
-    io::copy(&mut input, &mut file).with_context(|| format!("put {name} aside"))?;
+    let file = match input.into_unread_file() {
+        Ok(file) => file,
+        Err(mut input) => {
+            let mut aside = out_file::scratch(scratch)?;
+            io::copy(&mut input, &mut aside).with_context(|| format!("put {name} aside"))?;
+            aside
+        }
+    };
     Ok(WlogFile::from_file(file, name)?)
 }

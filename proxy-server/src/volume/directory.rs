@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+pub use walb_common::disk::FileError;
 use walb_common::disk::{TEMPORARY_SUFFIX, fault, rename_durable, sync_dir, temporary_path};
 use walb_common::format::wdiff::{ReadWdiffError, WDIFF_HEADER_SIZE, WdiffFileHeader};
 use walb_common::lineage::MetaDiff;
@@ -21,19 +22,6 @@ use walb_common::types::Uuid;
 
 /// What is behind a name that was set aside.
 pub const BAD_SUFFIX: &str = ".bad";
-
-/// A step on a file or directory failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{act} {path}")]
-pub struct FileError {
-    /// Which step.
-    pub act: &'static str,
-    /// On what.
-    pub path: PathBuf,
-    /// Why.
-    #[source]
-    pub source: io::Error,
-}
 
 /// Names the step and the place of an IO error.
 pub(crate) fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {

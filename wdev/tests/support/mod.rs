@@ -5,6 +5,7 @@
 pub mod pki;
 pub mod program;
 pub mod raw;
+pub mod served;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

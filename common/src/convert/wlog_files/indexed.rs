@@ -5,7 +5,8 @@ use std::io::Write;
 use super::survey::survey;
 use super::{ConvertWlogError, ConvertedLog, Place, Progress, Report, WdiffForm, WlogFile};
 use crate::convert::in_order::in_order;
-use crate::convert::overlay::{Cut, Overlay, Piece};
+use crate::convert::overlay::{Cut, Overlay};
+use crate::convert::wlog_to_wdiff::IoPart;
 use crate::format::checksum::{Salt, checksum};
 use crate::format::compress::Compressor;
 use crate::format::wdiff::{IndexRecord, IndexedWriter, RecordKind};
@@ -14,29 +15,8 @@ use crate::types::{Compression, Lb};
 /// Data one job compresses, unless one image is larger.
 const JOB_BYTES: u64 = 512 << 10;
 
-/// A range's part of an IO. Twelve bytes, as there is one for every piece.
-#[derive(Debug, Clone, Copy)]
-struct InIo {
-    /// Number of the IO among those with data.
-    io: u32,
-    io_offset: u32,
-    kind: RecordKind,
-    limited: bool,
-}
-
-impl Piece for InIo {
-    fn part(&self, skip: u64, _: u64) -> Self {
-        // An IO has fewer than 2^32 blocks. Without data the offset means nothing, but the existing tools count on.
-        Self {
-            io_offset: self.io_offset.wrapping_add(skip as u32),
-            ..*self
-        }
-    }
-
-    fn limit(&self, max: u64) -> u64 {
-        if self.limited { max } else { 0 }
-    }
-}
+/// The number of an IO among those with data. Four bytes, as there is one for every piece.
+type Number = u32;
 
 /// An IO with data: first where they are in the log, later how they are stored.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +37,7 @@ impl IoImage {
 }
 
 /// Images to compress: their numbers, with what is known of them.
-type Job = Vec<(u32, IoImage)>;
+type Job = Vec<(Number, IoImage)>;
 
 /// Images compressed, back to back.
 struct Encoded {
@@ -76,7 +56,7 @@ pub(super) fn convert<W: Write>(
     let threads = usize::from(form.setting.cpus);
     let mut log = survey(logs, threads, report, |io| {
         // The number means nothing without data.
-        let number = u32::try_from(images.len()).map_err(|_| ConvertWlogError::TooMuch {
+        let number = Number::try_from(images.len()).map_err(|_| ConvertWlogError::TooMuch {
             what: "IOs of one wdiff",
             found: images.len() as u64,
             max: u32::MAX.into(),
@@ -92,8 +72,8 @@ pub(super) fn convert<W: Write>(
                 survives: false,
             });
         }
-        let piece = InIo {
-            io: number,
+        let piece = IoPart {
+            image: number,
             io_offset: 0,
             kind: io.kind,
             limited: normal || form.cut_dataless,
@@ -102,7 +82,7 @@ pub(super) fn convert<W: Write>(
         Ok(())
     })?;
     for piece in overlay.pieces().filter(|p| p.kind == RecordKind::Normal) {
-        images[piece.io as usize].survives = true;
+        images[piece.image as usize].survives = true;
     }
     let mut writer = IndexedWriter::new(out, log.uuid)?;
     store(logs, form, &mut images, &mut writer, report)?;
@@ -113,7 +93,7 @@ pub(super) fn convert<W: Write>(
         let (kind, io_offset) = (piece.kind, Lb(piece.io_offset.into()));
         match kind {
             RecordKind::Normal => {
-                let image = images[piece.io as usize];
+                let image = images[piece.image as usize];
                 IndexRecord {
                     address,
                     blocks,
@@ -168,7 +148,7 @@ fn store<W: Write>(
                 {
                     if image.survives {
                         bytes += image.bytes();
-                        job.push((next as u32, *image));
+                        job.push((next as Number, *image));
                     }
                     next += 1;
                 }
