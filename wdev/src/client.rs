@@ -3,6 +3,7 @@
 //! [`DeviceSpec`] names a device, [`open`] turns it into a [`WalDevice`]. Our own devices are reached through the control
 //! socket of `walb-wdev` ([`WdevClient`]); those of the kernel driver through [`crate::kernel`].
 
+mod changed;
 mod error;
 mod spec;
 mod wdev_client;
@@ -15,6 +16,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use walb_common::types::{Lb, Lsid, PhysicalBlockSize, Uuid};
 
+pub use crate::chunk_set::ChunkSetError;
+pub use changed::{Changed, ChangedChunks, ChangedHeader};
 pub use error::{DeviceError, Refusal, Remedy};
 pub use spec::{DEFAULT_SOCKET, DeviceSpec, SOCKET_ENV, default_socket};
 pub use wdev_client::WdevClient;
@@ -60,6 +63,13 @@ pub trait WalDevice: Send + Sync {
 
     /// Ends a freeze. A device that is not frozen is a success.
     async fn melt(&self) -> Result<(), DeviceError>;
+
+    /// Which chunks have changed since the log was last released. After an overflow too, and through restarts. A log reset
+    /// carries them on: until the new log is released beyond 0 they count from the last position of the old one.
+    async fn changed(&self) -> Result<Changed, DeviceError>;
+
+    /// Forgets what a log reset carried on: changes count from the beginning of the present log then.
+    async fn forget_changed(&self) -> Result<(), DeviceError>;
 
     /// Grows the device; `None` takes the data device's size.
     async fn resize(&self, size: Option<Lb>) -> Result<DeviceStatus, DeviceError>;

@@ -18,6 +18,7 @@
 //! sync nobody knows what the disk holds, so nothing is retried into a success.
 
 mod allocation;
+mod changed;
 mod format;
 mod log_read;
 mod log_sync;

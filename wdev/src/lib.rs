@@ -17,6 +17,7 @@
 //! - [`control`]: the protocol of the control socket.
 
 pub mod block;
+mod chunk_set;
 pub mod client;
 pub mod config;
 pub mod control;

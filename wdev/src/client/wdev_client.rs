@@ -9,9 +9,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use tokio::net::UnixStream;
+use walb_common::daemon::chain;
 use walb_common::types::{Lb, Lsid};
 
-use super::{DeviceError, DeviceStatus, LogChunk, Refusal, WalDevice, default_socket};
+use super::{
+    Changed, ChangedChunks, DeviceError, DeviceStatus, LogChunk, Refusal, WalDevice, default_socket,
+};
 use crate::config::DeviceConfig;
 use crate::control::frame;
 use crate::control::message::{Call, ListEntry, Reply, Request, Response};
@@ -189,6 +192,7 @@ fn deadline(call: &Call) -> Duration {
         Call::Create(_)
         | Call::Delete { .. }
         | Call::ResetLog
+        | Call::Changed
         | Call::Flush
         | Call::Checkpoint
         | Call::Freeze { .. } => Duration::from_mins(10),
@@ -234,6 +238,8 @@ fn call_name(call: &Call) -> &'static str {
         Call::Freeze { .. } => "freeze",
         Call::Melt => "melt",
         Call::Resize { .. } => "resize",
+        Call::Changed => "changed",
+        Call::ForgetChanged => "forget-changed",
         Call::SetCheckpointInterval { .. } => "set-checkpoint-interval",
     }
 }
@@ -310,6 +316,25 @@ impl WalDevice for WdevClient {
 
     async fn melt(&self) -> Result<(), DeviceError> {
         self.done("melt", Call::Melt).await
+    }
+
+    async fn changed(&self) -> Result<Changed, DeviceError> {
+        match self.call(Call::Changed).await? {
+            (Reply::Changed(Ok(header)), bulk) => match ChangedChunks::decode(&header, &bulk) {
+                Ok(chunks) => Ok(Changed::Known(chunks)),
+                Err(error) => Err(DeviceError::Protocol {
+                    socket: self.socket.clone(),
+                    call: "changed",
+                    found: chain(&error),
+                }),
+            },
+            (Reply::Changed(Err(reason)), _) => Ok(Changed::Unknown { reason }),
+            (other, _) => Err(self.unexpected("changed", &other)),
+        }
+    }
+
+    async fn forget_changed(&self) -> Result<(), DeviceError> {
+        self.done("forget-changed", Call::ForgetChanged).await
     }
 
     async fn resize(&self, size: Option<Lb>) -> Result<DeviceStatus, DeviceError> {

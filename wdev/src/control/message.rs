@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use walb_common::types::{Lb, Lsid, Uuid};
 
-use crate::client::{DeviceStatus, Refusal};
+use crate::client::{ChangedHeader, DeviceStatus, Refusal};
 use crate::config::DeviceConfig;
 
 /// A request. `device` is empty for those about the daemon.
@@ -82,6 +82,10 @@ pub enum Call {
         /// `None` takes the data device's size.
         size: Option<Lb>,
     },
+    /// See `WalDevice::changed`.
+    Changed,
+    /// See `WalDevice::forget_changed`.
+    ForgetChanged,
     /// Milliseconds between automatic checkpoints, 0 is off.
     SetCheckpointInterval {
         /// At most a day.
@@ -124,6 +128,8 @@ pub enum Reply {
     },
     /// Data follows as bulk.
     Data,
+    /// What is known of changes; if there is a header, the set follows as bulk.
+    Changed(Result<ChangedHeader, String>),
 }
 
 /// A device in a list.

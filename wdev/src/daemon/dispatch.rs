@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use super::Daemon;
 use super::device::RunningDevice;
 use crate::block::IoErrno;
-use crate::client::Refusal;
+use crate::client::{Changed, Refusal};
 use crate::control::frame;
 use crate::control::message::{Call, Reply, Request, Response};
 
@@ -135,6 +135,14 @@ fn blocking(daemon: &Daemon, name: &str, call: Call) -> Answer {
             Ok(done(()))
         }
         Call::Resize { size } => engine.resize(size).map(|()| status(&device)),
+        Call::Changed => Ok(match engine.changed()? {
+            Changed::Known(chunks) => {
+                let (header, bulk) = chunks.encode();
+                (Reply::Changed(Ok(header)), vec![bulk])
+            }
+            Changed::Unknown { reason } => (Reply::Changed(Err(reason)), vec![]),
+        }),
+        Call::ForgetChanged => engine.forget_changed().map(done),
         Call::SetCheckpointInterval { ms } => engine.set_checkpoint_interval(ms).map(done),
         Call::Status
         | Call::Version

@@ -85,7 +85,7 @@ impl Engine {
 
 impl Shared {
     /// Log below this is released, or overwritten, or about to be.
-    fn gone_below(state: &super::State) -> Lsid {
+    pub(super) fn gone_below(state: &super::State) -> Lsid {
         let lap = state.lsids.latest.0.saturating_sub(state.layout.ring.size());
         state.lsids.oldest.max(Lsid(lap)).max(state.log_floor)
     }

@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers in tests")]
 
 mod allocation;
+mod changed;
 mod crash;
 mod log;
 mod model;

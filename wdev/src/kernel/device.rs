@@ -17,7 +17,7 @@ use super::ctl::{Command, Ctl, WDEV};
 use super::direct_file::DirectFile;
 use super::driver::{Access, CallError, Driver};
 use super::sysfs::{Sysfs, SysfsError};
-use crate::client::{DeviceError, DeviceStatus, LogChunk, Lsids, Refusal, WalDevice};
+use crate::client::{Changed, DeviceError, DeviceStatus, LogChunk, Lsids, Refusal, WalDevice};
 use crate::log_packs::PackReader;
 
 /// How often a follower looks whether there is log, and a checkpoint whether writing back has got there.
@@ -516,6 +516,16 @@ impl WalDevice for KernelDevice {
     async fn melt(&self) -> Result<(), DeviceError> {
         self.run(|device| device.change(Command::Melt, Ctl::new(Command::Melt)))
             .await
+    }
+
+    async fn changed(&self) -> Result<Changed, DeviceError> {
+        Ok(Changed::Unknown {
+            reason: "the kernel driver keeps no bitmap".to_owned(),
+        })
+    }
+
+    async fn forget_changed(&self) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     async fn resize(&self, size: Option<Lb>) -> Result<DeviceStatus, DeviceError> {

@@ -1,0 +1,54 @@
+//! What a stretch of the log changes, read from its headers alone.
+
+use std::io;
+
+use walb_common::format::checksum::Salt;
+use walb_common::format::log_device::{LogpackHeader, LogpackHeaderError, RecordKind, Ring};
+use walb_common::format::read_at::ReadAt;
+use walb_common::types::{Lb, Lsid};
+
+use crate::chunk_set::ChunkSet;
+
+/// Why a stretch of the log does not tell what it changed.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::engine) enum ScanFault {
+    #[error("read the log at lsid {lsid}: {source}")]
+    Io { lsid: Lsid, source: io::Error },
+    #[error("the log at lsid {lsid} is gone or damaged: {source}")]
+    NoPack { lsid: Lsid, source: LogpackHeaderError },
+    #[error("the pack at lsid {lsid} ends at {end}, expected {to} at most")]
+    NoPackEnds { lsid: Lsid, end: Lsid, to: Lsid },
+}
+
+/// Chunks changed by the packs of `[from, to)`; packs begin at both. Each header carries its lsid and a checksum, so a
+/// stretch that was overwritten is an error and never taken for another one.
+pub(in crate::engine) fn scan(
+    log: &impl ReadAt,
+    (ring, salt): (Ring, Salt),
+    (from, to): (Lsid, Lsid),
+    device_size: Lb,
+    chunk: Lb,
+) -> Result<ChunkSet, ScanFault> {
+    let mut set = ChunkSet::new(chunk);
+    let mut block = vec![0; ring.pbs().bytes()];
+    let mut lsid = from;
+    while lsid < to {
+        log.read_exact_at(&mut block, ring.offset_of(lsid))
+            .map_err(|source| ScanFault::Io { lsid, source })?;
+        let header = LogpackHeader::decode(&block, ring.pbs(), salt, lsid)
+            .map_err(|source| ScanFault::NoPack { lsid, source })?;
+        let end = header.next_lsid();
+        if end > to {
+            return Err(ScanFault::NoPackEnds { lsid, end, to });
+        }
+        for record in header.records() {
+            // Redo skips what lies beyond the end as well.
+            let inside = record.offset.0.saturating_add(record.size.0) <= device_size.0;
+            if record.kind != RecordKind::Padding && inside {
+                set.mark(record.offset, record.size);
+            }
+        }
+        lsid = end;
+    }
+    Ok(set)
+}
