@@ -43,28 +43,46 @@ impl<P: Piece> Placed<P> {
     }
 }
 
-/// How new and left-over ranges are cut.
+/// How ranges are cut when they are given out. What is held is cut no more than what came later demands: one discard of
+/// a whole volume is one piece, however small the pieces it will become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// A new range into chunks of at most this many blocks, 0 for no limit; what is left of old ones not at all.
+    /// Into chunks of at most this many blocks, 0 for no limit, counted from where the range began when it was added.
     Chunks(u64),
-    /// Every range into aligned powers of two of at most this many blocks, 0 for no limit, as the indexed layout
-    /// demands. Two aligned ranges nest or are disjoint.
+    /// Into aligned powers of two of at most this many blocks, 0 for no limit, as the indexed layout demands. Two
+    /// aligned ranges nest or are disjoint.
     Aligned(u64),
+}
+
+/// Most blocks of a piece that is held.
+const HELD_MAX: u64 = 1 << 31;
+
+/// A piece as it is held; small, as there is one for every record.
+#[derive(Debug, Clone)]
+struct Held<P> {
+    blocks: u32,
+    /// How far its start lies behind a place where its range is to be cut. 0 if that is nowhere.
+    phase: u32,
+    piece: P,
 }
 
 /// The pieces, by address.
 #[derive(Debug, Clone)]
 pub struct Overlay<P> {
     cut: Cut,
-    pieces: BTreeMap<u64, (u64, P)>,
+    pieces: BTreeMap<u64, Held<P>>,
 }
 
 impl<P: Piece> Overlay<P> {
     /// An empty map.
     pub fn new(cut: Cut) -> Self {
+        // No record has as many blocks.
+        let bounded = |max: u64| if max > HELD_MAX { 0 } else { max };
         Self {
-            cut,
+            cut: match cut {
+                Cut::Chunks(max) => Cut::Chunks(bounded(max)),
+                Cut::Aligned(max) => Cut::Aligned(bounded(max)),
+            },
             pieces: BTreeMap::new(),
         }
     }
@@ -77,20 +95,7 @@ impl<P: Piece> Overlay<P> {
             piece,
         };
         self.remove(new.address, new.end());
-        match self.cut {
-            Cut::Chunks(max) => match new.piece.limit(max) {
-                0 => self.put(new),
-                max => {
-                    let mut from = new.address;
-                    while from < new.end() {
-                        let to = new.end().min(from.saturating_add(max));
-                        self.put(new.part(from, to));
-                        from = to;
-                    }
-                }
-            },
-            Cut::Aligned(max) => self.put_aligned(&new, max),
-        }
+        self.put(&new, 0);
     }
 
     /// Empties `[from, to)`.
@@ -103,53 +108,59 @@ impl<P: Piece> Overlay<P> {
             .pieces
             .range(..from)
             .next_back()
-            .filter(|(a, (n, _))| *a + n > from)
+            .filter(|(a, held)| *a + u64::from(held.blocks) > from)
             .map(|(a, _)| *a);
         let inside: Vec<u64> = self.pieces.range(from..to).map(|(a, _)| *a).collect();
         for address in below.into_iter().chain(inside) {
-            let Some((blocks, piece)) = self.pieces.remove(&address) else {
+            let Some(Held { blocks, phase, piece }) = self.pieces.remove(&address) else {
                 continue;
             };
             let old = Placed {
                 address,
-                blocks,
+                blocks: blocks.into(),
                 piece,
             };
             if old.address < from {
-                self.put_rest(old.part(old.address, from));
+                self.put(&old.part(old.address, from), phase.into());
             }
             if old.end() > to {
-                self.put_rest(old.part(to, old.end()));
+                self.put(&old.part(to, old.end()), u64::from(phase) + (to - old.address));
             }
         }
     }
 
-    fn put_rest(&mut self, rest: Placed<P>) {
-        match self.cut {
-            Cut::Chunks(_) => self.put(rest),
-            Cut::Aligned(max) => self.put_aligned(&rest, max),
-        }
-    }
-
-    fn put_aligned(&mut self, placed: &Placed<P>, max: u64) {
-        let max = placed.piece.limit(max);
+    /// Holds a piece that begins `behind` blocks behind a place where its range is to be cut.
+    fn put(&mut self, placed: &Placed<P>, behind: u64) {
         let mut from = placed.address;
         while from < placed.end() {
-            let to = from + aligned_size(from, placed.end() - from, max);
-            self.put(placed.part(from, to));
-            from = to;
+            let left = placed.end() - from;
+            let (blocks, phase) = match self.cut {
+                Cut::Chunks(max) => (
+                    left.min(HELD_MAX),
+                    (behind + (from - placed.address)).checked_rem(max).unwrap_or(0),
+                ),
+                Cut::Aligned(_) => (aligned_size(from, left, 0), 0),
+            };
+            let held = Held {
+                // Both are at most `HELD_MAX`.
+                blocks: blocks as u32,
+                phase: phase as u32,
+                piece: placed.piece.part(from - placed.address, blocks),
+            };
+            self.pieces.insert(from, held);
+            from += blocks;
         }
     }
 
-    fn put(&mut self, placed: Placed<P>) {
-        if placed.blocks > 0 {
-            self.pieces.insert(placed.address, (placed.blocks, placed.piece));
-        }
-    }
-
-    /// Pieces held.
-    pub fn len(&self) -> usize {
+    /// Pieces held, before they are cut.
+    pub fn held(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// Pieces that [`Overlay::into_pieces`] gives out.
+    pub fn len(&self) -> u64 {
+        let pieces = self.pieces.values();
+        pieces.map(|held| cuts(self.cut, held).count() as u64).sum()
     }
 
     /// Whether there are none.
@@ -157,19 +168,43 @@ impl<P: Piece> Overlay<P> {
         self.pieces.is_empty()
     }
 
-    /// What lies in the pieces, in address order.
+    /// What is held, in address order, before it is cut.
     pub fn pieces(&self) -> impl Iterator<Item = &P> {
-        self.pieces.values().map(|(_, piece)| piece)
+        self.pieces.values().map(|held| &held.piece)
     }
 
-    /// The pieces in address order.
+    /// The pieces in address order, cut.
     pub fn into_pieces(self) -> impl Iterator<Item = Placed<P>> {
-        self.pieces.into_iter().map(|(address, (blocks, piece))| Placed {
-            address,
-            blocks,
-            piece,
+        self.pieces.into_iter().flat_map(move |(address, held)| {
+            cuts(self.cut, &held).map(move |(skip, blocks)| Placed {
+                address: address + skip,
+                blocks,
+                piece: held.piece.part(skip, blocks),
+            })
         })
     }
+}
+
+/// Where a piece that is held is cut: for each part, how far from the start, and its blocks.
+fn cuts<P: Piece>(cut: Cut, held: &Held<P>) -> impl Iterator<Item = (u64, u64)> + use<P> {
+    let all = u64::from(held.blocks);
+    let (first, each) = match cut {
+        Cut::Chunks(max) => match held.piece.limit(max) {
+            0 => (all, all),
+            max => (max - u64::from(held.phase) % max, max),
+        },
+        Cut::Aligned(max) => match held.piece.limit(max) {
+            0 => (all, all),
+            max => (1 << max.ilog2(), 1 << max.ilog2()),
+        },
+    };
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let end = if from == 0 { first } else { from + each }.min(all);
+        let part = (from, end - from);
+        from = end;
+        (part.1 > 0).then_some(part)
+    })
 }
 
 /// Blocks of the aligned piece at the front of a range: the largest power of two that divides the address, fits

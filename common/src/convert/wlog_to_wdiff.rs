@@ -218,9 +218,9 @@ impl<W: Write> IndexedConverter<W> {
         self.writer.position()
     }
 
-    /// Pieces so far: what the index would hold.
+    /// Pieces held so far: about what the index would hold, unless zeros and discards are cut.
     pub fn pieces(&self) -> usize {
-        self.overlay.len()
+        self.overlay.held()
     }
 
     /// Writes the index. Gives the stream back, unflushed.

@@ -57,3 +57,27 @@ proptest::proptest! {
         proptest::prop_assert_eq!(found, model);
     }
 }
+
+#[test]
+fn one_large_range_is_held_as_one_piece_until_it_is_given_out() {
+    for cut in [Cut::Chunks(2048), Cut::Aligned(2048)] {
+        let mut overlay = Overlay::new(cut);
+        for disk in 0..100 {
+            overlay.add(disk << 40, (1 << 32) - 1, From(disk as usize, 0));
+        }
+        overlay.add(5000, 1, From(100, 0));
+        assert!(overlay.held() < 100 * 70, "{cut:?}: {} pieces", overlay.held());
+        assert!(overlay.len() > 100 << 21);
+        // Cut where it would have been, had it been cut when it came.
+        let first: Vec<_> = overlay
+            .into_pieces()
+            .take(5)
+            .map(|p| (p.address, p.blocks))
+            .collect();
+        let expected = match cut {
+            Cut::Chunks(_) => [(0, 2048), (2048, 2048), (4096, 904), (5000, 1), (5001, 1143)],
+            Cut::Aligned(_) => [(0, 2048), (2048, 2048), (4096, 512), (4608, 256), (4864, 128)],
+        };
+        assert_eq!(first, expected);
+    }
+}

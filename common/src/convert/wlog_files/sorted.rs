@@ -66,7 +66,7 @@ pub(super) fn convert<W: Write>(
         Ok(())
     })?;
     let mut writer = SortedWriter::new(out, log.uuid, form.setting)?;
-    let (mut done, of) = (0, overlay.len() as u64);
+    let (mut done, of) = (0, overlay.len());
     let spare = RefCell::new(Vec::new());
     let mut write = |pack: Result<EncodedPack, ConvertWlogError>| {
         let pack = pack?;
