@@ -9,12 +9,14 @@ use super::ParseError;
 
 /// Seconds since 1970 in UTC; 0 means "none" and prints as `---`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
     /// No time.
     pub const NONE: Self = Self(0);
+    /// The end of the year 9999: later times have no text form, so nothing from outside may have them.
+    pub const MAX: Self = Self(253_402_300_799);
 
     /// The wall clock. Callers that decide by time take it as an argument instead.
     pub fn now() -> Self {
@@ -26,8 +28,8 @@ impl Timestamp {
     }
 
     fn date_time(self) -> OffsetDateTime {
-        // Beyond year 9999 there is no text form; such a time can only come from damaged data.
-        i64::try_from(self.0)
+        // Nothing from outside is later; a wrong clock of ours prints as the last second there is.
+        i64::try_from(self.0.min(Self::MAX.0))
             .ok()
             .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -51,6 +53,28 @@ impl Timestamp {
         u64::try_from(parsed.assume_utc().unix_timestamp())
             .map(Self)
             .map_err(|_| bad())
+    }
+}
+
+/// From a peer or a file.
+impl TryFrom<u64> for Timestamp {
+    type Error = String;
+
+    fn try_from(seconds: u64) -> Result<Self, String> {
+        if seconds > Self::MAX.0 {
+            let most = Self::MAX;
+            return Err(format!(
+                "time {seconds} s after 1970, expected at most {} ({most})",
+                most.0
+            ));
+        }
+        Ok(Self(seconds))
+    }
+}
+
+impl From<Timestamp> for u64 {
+    fn from(time: Timestamp) -> Self {
+        time.0
     }
 }
 
@@ -80,6 +104,22 @@ mod tests {
         assert_eq!(t.to_string(), "2026-11-22T14:03:00");
         assert_eq!(t.compact(), "20261122140300");
         assert_eq!(Timestamp::NONE.to_string(), "---");
+    }
+
+    #[test]
+    fn a_time_without_a_text_form_is_not_taken_from_outside() {
+        let last = "253402300799";
+        let taken: Timestamp = serde_json::from_str(last).unwrap();
+        assert_eq!(taken.compact(), "99991231235959");
+        assert_eq!(serde_json::to_string(&taken).unwrap(), last);
+        let error = serde_json::from_str::<Timestamp>("253402300800").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("expected at most 253402300799 (9999-12-31T23:59:59)"),
+            "{error}"
+        );
+        assert_eq!(Timestamp(u64::MAX).compact(), "99991231235959");
     }
 
     #[test]
