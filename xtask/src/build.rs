@@ -12,7 +12,17 @@ pub fn root() -> PathBuf {
 
 /// Builds all binaries; the directory they are in.
 pub fn binaries(release: bool) -> Result<PathBuf> {
-    let mut arguments = vec!["build", "--quiet", "--workspace", "--bins"];
+    build(&["--workspace"], release)
+}
+
+/// Builds the binaries of one package; the directory they are in.
+pub fn binaries_of(package: &str, release: bool) -> Result<PathBuf> {
+    build(&["-p", package], release)
+}
+
+fn build(what: &[&str], release: bool) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--quiet", "--bins"];
+    arguments.extend(what);
     if release {
         arguments.push("--release");
     }

@@ -10,6 +10,7 @@ mod interrupt;
 mod prerequisites;
 mod quickstart;
 mod run;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,9 @@ enum Command {
     /// Feed hostile bytes to the parsers, led by coverage.
     #[command(after_help = "Example: cargo xtask fuzz wlog --seconds 600")]
     Fuzz(fuzz::Options),
+    /// Our programs on Debian's newest stable kernel, in a virtual machine: NBD, ublk, file systems, kills, growth.
+    #[command(after_help = "Example: cargo xtask vm nbd-ext4 nbd-xfs")]
+    Vm(vm::Options),
     /// Everything CI checks: formatting, lints, tests, a short search with hostile bytes, a small quickstart.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
@@ -57,11 +61,15 @@ fn main() -> ExitCode {
     if let Some(code) = fuzz::as_compiler() {
         return code;
     }
+    if vm::is_guest() {
+        return vm::guest_main();
+    }
     let result = match Arguments::parse().command {
         Command::Quickstart(options) => quickstart::run(&options),
         Command::Test { arguments } => ci::test(&arguments),
         Command::Bench { arguments } => bench::run(&arguments),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Vm(options) => vm::run(&options),
         Command::Ci => ci::all(),
     };
     match result {

@@ -1,0 +1,124 @@
+//! walb-wdev in the guest.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Signal, kill_process};
+
+use super::tools::{Running, block_number, disk, run, until};
+
+const DIR: &str = "/run/wdev";
+const CONTROL: &str = "/run/wdev/control.sock";
+/// The socket of the device.
+pub const NBD: &str = "/run/wdev/nbd.sock";
+/// Its name.
+pub const NAME: &str = "vol";
+
+/// A log device and a data device.
+pub struct Pair {
+    pub log: String,
+    pub data: String,
+}
+
+impl Pair {
+    /// With blocks of 512 bytes.
+    pub fn of_512() -> Result<Self> {
+        Ok(Self {
+            log: disk("log512")?,
+            data: disk("data512")?,
+        })
+    }
+
+    /// With blocks of 4096 bytes.
+    pub fn of_4k() -> Result<Self> {
+        Ok(Self {
+            log: disk("log4k")?,
+            data: disk("data4k")?,
+        })
+    }
+}
+
+/// A daemon with one device.
+pub struct Wdev {
+    running: Running,
+}
+
+impl Wdev {
+    /// A daemon that knows no device yet.
+    pub fn fresh() -> Result<Self> {
+        if fs::exists(DIR)? {
+            fs::remove_dir_all(DIR).context("remove the last daemon's directory")?;
+        }
+        fs::create_dir(DIR).context("make the daemon's directory")?;
+        Self::again()
+    }
+
+    /// A daemon that finds what the last one left.
+    pub fn again() -> Result<Self> {
+        let mut running = Running::start("walb-wdev", &["--dir", DIR, "--socket", CONTROL])?;
+        until("walb-wdev answers", || {
+            if let Some(status) = running.ended()? {
+                bail!("walb-wdev ended: {status}: {}", running.said());
+            }
+            Ok(run("wdevc", &["--socket", CONTROL, "get-version"]).ok())
+        })?;
+        Ok(Self { running })
+    }
+
+    /// Formats the log device and makes the device, with more options.
+    pub fn create(&self, pair: &Pair, options: &[&str]) -> Result<()> {
+        self.wdevc(&["format-ldev", &pair.log, &pair.data, "-n", NAME])?;
+        let mut arguments = vec!["create-wdev", &pair.log, &pair.data, "-n", NAME];
+        arguments.extend(options);
+        self.wdevc(&arguments).map(drop)
+    }
+
+    /// One command.
+    pub fn wdevc(&self, arguments: &[&str]) -> Result<String> {
+        let mut all = vec!["--socket", CONTROL];
+        all.extend(arguments);
+        run("wdevc", &all).with_context(|| format!("walb-wdev said: {}", self.running.said()))
+    }
+
+    /// As an operator would.
+    pub fn stop(mut self) -> Result<()> {
+        kill_process(self.running.id(), Signal::TERM).context("stop walb-wdev")?;
+        let status = self.running.wait()?;
+        ensure!(
+            status.success(),
+            "walb-wdev stopped: {status}: {}",
+            self.running.said()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Wdev {
+    fn drop(&mut self) {
+        // Of a scenario that failed, and has its reason.
+        let _ = kill_process(self.running.id(), Signal::KILL);
+        let _ = self.running.wait();
+    }
+}
+
+/// Block devices keep their block size, and are claimed.
+pub fn claim() -> Result<()> {
+    let wdev = Wdev::fresh()?;
+    for (pair, block) in [(Pair::of_512()?, 512), (Pair::of_4k()?, 4096)] {
+        ensure!(
+            block_number(&pair.log, "queue/physical_block_size")? == block,
+            "{} has no blocks of {block}",
+            pair.log
+        );
+        let said = wdev.wdevc(&["format-ldev", &pair.log, &pair.data, "-n", NAME])?;
+        ensure!(said.contains(&block.to_string()), "no {block} in: {said}");
+        wdev.wdevc(&["create-wdev", &pair.log, &pair.data, "-n", NAME])?;
+        let Err(refused) = run("mkfs.ext4", &["-q", "-F", &pair.data]) else {
+            bail!("mkfs wrote to a data device in use");
+        };
+        println!("{refused:#}");
+        wdev.wdevc(&["delete-wdev", NAME])?;
+        run("mkfs.ext4", &["-q", "-F", &pair.data])?;
+    }
+    wdev.stop()
+}

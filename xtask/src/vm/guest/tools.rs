@@ -1,0 +1,173 @@
+//! Programs, disks and files in the guest.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// Nothing here takes this long unless it hangs; the machine is emulated, and may share its host.
+const HANGS_AFTER: Duration = Duration::from_mins(5);
+/// Where file systems are mounted.
+pub const MOUNTPOINT: &str = "/mnt";
+
+/// Runs a program; its output, or an error that has it.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let mut running = Running::start(program, arguments)?;
+    let status = running.wait()?;
+    let said = running.said();
+    ensure!(
+        status.success(),
+        "`{program} {}`: {status}: {said}",
+        arguments.join(" ")
+    );
+    Ok(said)
+}
+
+/// A program that runs, with its output in a file.
+pub struct Running {
+    child: Child,
+    what: String,
+    output: PathBuf,
+}
+
+impl Running {
+    /// Starts it.
+    pub fn start(program: &str, arguments: &[&str]) -> Result<Self> {
+        let what = format!("{program} {}", arguments.join(" "));
+        println!("# {what}");
+        let output = PathBuf::from(format!("/tmp/{program}.out"));
+        let file = File::create(&output).with_context(|| format!("create {}", output.display()))?;
+        let child = Command::new(Path::new("/bin").join(program))
+            .args(arguments)
+            .env("PATH", "/bin")
+            .env("DM_DISABLE_UDEV", "1")
+            .stdin(Stdio::null())
+            .stderr(file.try_clone()?)
+            .stdout(file)
+            .spawn()
+            .with_context(|| format!("start {what}"))?;
+        Ok(Self { child, what, output })
+    }
+
+    /// Waits until it ends.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let child = &mut self.child;
+        let ended = until(&self.what, || Ok(child.try_wait()?));
+        if ended.is_err() {
+            // One that waits for a disk may be deaf to this.
+            let _ = self.child.kill();
+        }
+        ended
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| self.what.clone())
+    }
+
+    /// What it has printed, without control characters.
+    pub fn said(&self) -> String {
+        let text = fs::read(&self.output).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.replace(|c: char| c.is_control() && c != '\n', "")
+            .trim()
+            .to_owned()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + HANGS_AFTER;
+    loop {
+        if let Some(answer) = ask().with_context(|| what.to_owned())? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            bail!("{what}: not after {} s", HANGS_AFTER.as_secs());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The path of a disk of the machine.
+pub fn disk(name: &str) -> Result<String> {
+    for entry in fs::read_dir("/sys/block")? {
+        let dir = entry?.path();
+        let Ok(serial) = fs::read_to_string(dir.join("serial")) else {
+            continue;
+        };
+        if serial.trim() == name {
+            let device = dir.file_name().context("a directory has a name")?;
+            return Ok(format!("/dev/{}", device.to_string_lossy()));
+        }
+    }
+    bail!("no disk has the serial number {name}")
+}
+
+/// A number of `/sys/block/DEVICE/`.
+pub fn block_number(device: &str, file: &str) -> Result<u64> {
+    let name = device.trim_start_matches("/dev/");
+    let path = format!("/sys/block/{name}/{file}");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    text.trim().parse().with_context(|| format!("{path}: {text:?}"))
+}
+
+/// Fails unless two devices have the same first `len` bytes.
+pub fn same(a: &str, b: &str, len: u64) -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    let mut files = [a, b].map(File::open);
+    let [Ok(file_a), Ok(file_b)] = &mut files else {
+        bail!("open {a} and {b}: {files:?}");
+    };
+    let (mut piece_a, mut piece_b, mut at) = (vec![0; PIECE], vec![0; PIECE], 0);
+    while at < len {
+        let n = usize::try_from(len - at).unwrap_or(PIECE).min(PIECE);
+        file_a
+            .read_exact(&mut piece_a[..n])
+            .with_context(|| format!("read {a} at {at}"))?;
+        file_b
+            .read_exact(&mut piece_b[..n])
+            .with_context(|| format!("read {b} at {at}"))?;
+        if let Some(i) = piece_a[..n].iter().zip(&piece_b[..n]).position(|(x, y)| x != y) {
+            bail!("{a} and {b} differ at byte {}", at + i as u64);
+        }
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// Mounts a device.
+pub fn mount_at(device: &str, kind: &str) -> Result<()> {
+    println!("# mount {device}");
+    mount(
+        device,
+        MOUNTPOINT,
+        kind,
+        MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )
+    .with_context(|| format!("mount {device} as {kind}"))
+}
+
+/// Unmounts it.
+pub fn unmount_it() -> Result<()> {
+    println!("# umount");
+    unmount(MOUNTPOINT, UnmountFlags::empty()).context("unmount")
+}
+
+/// Gives the next scenario the machine as this one found it, as far as it can: mounts go. What a daemon kept goes with it.
+pub fn clean_up() {
+    // There is none after a scenario that passed.
+    let _ = unmount(MOUNTPOINT, UnmountFlags::DETACH);
+    let _ = run("nbd-client", &["-d", "/dev/nbd0"]);
+}
