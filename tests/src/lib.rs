@@ -12,8 +12,10 @@ pub mod cluster;
 pub mod daemon;
 pub mod guest;
 pub mod image;
+pub mod mounted;
 pub mod pki;
 pub mod ports;
+pub mod postgres;
 pub mod wait;
 
 pub use cluster::{Cluster, Options, Role, VolumeSpec};

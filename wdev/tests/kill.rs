@@ -1,18 +1,16 @@
-//! Goal: what walb-wdev acknowledged survives `kill -9` at any instant, after a restart alone. Method: the real daemon as a
-//! child, written to over NBD by several clients, killed in the middle of writes; every block must then hold the last version
-//! acknowledged, or the one that was in flight.
+//! Goal: a death in a log reset, errors of the disks at the fault points, and a bad device among good ones. Method: the real
+//! daemon as a child, over NBD and its control socket. (Deaths under load: `durability`.)
 
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
 
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
+use support::daemon::Daemon;
 use walb_common::types::{Lsid, PhysicalBlockSize};
-use walb_wdev::client::{DeviceError, Remedy, WalDevice, WdevClient};
+use walb_wdev::client::{DeviceError, Remedy, WalDevice};
 use walb_wdev::config::{DeviceConfig, Limits};
 use walb_wdev::engine::format_log_device;
 use walb_wdev::nbd::client::NbdClient;
@@ -20,64 +18,6 @@ use walb_wdev::nbd::client::NbdClient;
 const SIZE: u64 = 4 << 20;
 const BLOCK: u64 = 4096;
 const BLOCK_BYTES: usize = 4096;
-const CLIENTS: u64 = 3;
-
-struct Daemon {
-    child: Child,
-    dir: Utf8PathBuf,
-}
-
-impl Daemon {
-    fn start(dir: &Utf8Path, fault: Option<&str>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walb-wdev"));
-        command.args([
-            "--dir",
-            dir.join("state").as_str(),
-            "--socket",
-            dir.join("control").as_str(),
-        ]);
-        command.env("WALB_LOG", "warn").env_remove("WALB_FAULT");
-        if let Some(fault) = fault {
-            command.env("WALB_FAULT", fault);
-        }
-        Self {
-            child: command.spawn().unwrap(),
-            dir: dir.to_owned(),
-        }
-    }
-
-    fn client(&self, name: &str) -> WdevClient {
-        WdevClient::new(Some(self.dir.join("control")), name.to_owned())
-    }
-
-    /// The daemon may still be opening its devices.
-    async fn ready(&self, name: &str) -> WdevClient {
-        let client = self.client(name);
-        let until = Instant::now() + Duration::from_secs(30);
-        loop {
-            match client.list().await {
-                Ok(_) => return client,
-                Err(e) => assert!(e.remedy() == Remedy::Retry && Instant::now() < until, "{e:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn died_by_itself(mut self) {
-        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
-    }
-
-    fn terminate(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
-    }
-}
 
 fn make(dir: &Utf8Path, pbs: PhysicalBlockSize) -> DeviceConfig {
     let (ldev, ddev) = (dir.join("log"), dir.join("data"));
@@ -100,156 +40,12 @@ fn make(dir: &Utf8Path, pbs: PhysicalBlockSize) -> DeviceConfig {
     }
 }
 
-/// `begun` and `acknowledged` version of every block; a client writes only its own blocks.
-struct Versions(Vec<(AtomicU64, AtomicU64)>);
-
-impl Versions {
-    fn new() -> Self {
-        Self(
-            (0..SIZE / BLOCK)
-                .map(|_| (AtomicU64::new(0), AtomicU64::new(0)))
-                .collect(),
-        )
-    }
-}
-
 fn content(block: u64, version: u64) -> Vec<u8> {
     if version == 0 {
         return vec![0; BLOCK_BYTES];
     }
     let word = (block << 40 | version).to_le_bytes();
     word.iter().copied().cycle().take(BLOCK_BYTES).collect()
-}
-
-fn write_until_it_dies(
-    socket: &Utf8Path,
-    client: u64,
-    seed: u64,
-    versions: &Versions,
-    acknowledged: &AtomicU64,
-) {
-    let Ok(mut nbd) = NbdClient::connect(socket.as_std_path(), "vol0") else {
-        return;
-    };
-    let mut random = seed * 1_000 + client * 7 + 1;
-    loop {
-        // A plain linear congruential generator: the seed tells the whole run.
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let block = (random >> 33) % (SIZE / BLOCK / CLIENTS) * CLIENTS + client;
-        let (begun, acked) = &versions.0[block as usize];
-        let version = begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let data = content(block, version);
-        let durable = (random >> 20).is_multiple_of(8);
-        let written = if durable {
-            nbd.write_fua(block * BLOCK, &data)
-        } else {
-            nbd.write(block * BLOCK, &data)
-        };
-        if written.is_err() {
-            return;
-        }
-        acked.store(version, Ordering::SeqCst);
-        acknowledged.fetch_add(1, Ordering::SeqCst);
-        if (random >> 24).is_multiple_of(16) && nbd.flush().is_err() {
-            return;
-        }
-    }
-}
-
-async fn verify(client: &WdevClient, versions: &Versions, seed: u64) {
-    for (block, (begun, acked)) in (0u64..).zip(&versions.0) {
-        let found = client.read_data(block * BLOCK, 4096).await.unwrap();
-        let range = acked.load(Ordering::SeqCst)..=begun.load(Ordering::SeqCst);
-        let good = range.clone().find(|v| found == content(block, *v));
-        let Some(version) = good else {
-            panic!("seed {seed}: block {block} holds none of the versions {range:?}")
-        };
-        // From now on that version is the truth.
-        begun.store(version, Ordering::SeqCst);
-        acked.store(version, Ordering::SeqCst);
-    }
-}
-
-/// Writes until `enough` says so (given the number of acknowledged writes), then `end`s the daemon.
-fn load(dir: &Utf8Path, seed: u64, versions: &Versions, end: impl FnOnce(&AtomicU64)) {
-    let acknowledged = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for client in 0..CLIENTS {
-            let (socket, acknowledged) = (dir.join("nbd"), &acknowledged);
-            scope.spawn(move || write_until_it_dies(&socket, client, seed, versions, acknowledged));
-        }
-        end(&acknowledged);
-    });
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn acknowledged_writes_survive_kill_9_at_any_instant() {
-    for pbs in [PhysicalBlockSize::B512, PhysicalBlockSize::B4096] {
-        let place = tempfile::tempdir().unwrap();
-        let dir = Utf8Path::from_path(place.path()).unwrap();
-        let config = make(dir, pbs);
-        let versions = Versions::new();
-        let mut daemon = Daemon::start(dir, None);
-        daemon.ready("vol0").await.create(config).await.unwrap();
-        for seed in 0..6u64 {
-            let goal = 20 + seed * 37;
-            load(dir, seed, &versions, |acknowledged| {
-                let until = Instant::now() + Duration::from_secs(30);
-                while acknowledged.load(Ordering::SeqCst) < goal {
-                    assert!(Instant::now() < until, "seed {seed}: no progress");
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                daemon.kill();
-            });
-            daemon = Daemon::start(dir, None);
-            let client = daemon.ready("vol0").await;
-            verify(&client, &versions, seed).await;
-        }
-        daemon.terminate();
-        let daemon = Daemon::start(dir, None);
-        let client = daemon.ready("vol0").await;
-        verify(&client, &versions, 99).await;
-        let status = client.status().await.unwrap();
-        assert_eq!(status.lsids.prev_written, status.lsids.latest);
-        daemon.terminate();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn acknowledged_writes_survive_a_death_at_every_fault_point() {
-    let place = tempfile::tempdir().unwrap();
-    let dir = Utf8Path::from_path(place.path()).unwrap();
-    let versions = Versions::new();
-    let daemon = Daemon::start(dir, None);
-    daemon
-        .ready("vol0")
-        .await
-        .create(make(dir, PhysicalBlockSize::B512))
-        .await
-        .unwrap();
-    daemon.terminate();
-    for (seed, fault) in (0u64..).zip([
-        "wdev.log.before_write=crash@20",
-        "wdev.log.part_written=crash@23",
-        "wdev.log.written=crash@31",
-        "wdev.log.before_sync=crash@5",
-        "wdev.log.synced=crash@6",
-        "wdev.data.before_write=crash@30",
-        "wdev.data.written=crash@40",
-        "wdev.checkpoint.before_data_sync=crash@2",
-        "wdev.checkpoint.data_synced=crash@2",
-        "wdev.super_sector.before_write=crash@2",
-        "wdev.super_sector.stored=crash@2",
-    ]) {
-        let daemon = Daemon::start(dir, Some(fault));
-        daemon.ready("vol0").await;
-        load(dir, seed, &versions, |_| daemon.died_by_itself());
-        let daemon = Daemon::start(dir, None);
-        verify(&daemon.ready("vol0").await, &versions, seed).await;
-        daemon.kill();
-    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What a fresh Debian machine lacks, installed through apt without questions.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +35,7 @@ pub const TESTS: &[Need] = &[
     ("nbdkit", "nbdkit"),
     ("qemu-nbd", "qemu-utils"),
     ("qemu-storage-daemon", "qemu-utils"),
+    ("pg_ctlcluster", "postgresql"),
 ];
 
 /// For the benches of files and of the flow: the yardsticks.
@@ -48,6 +50,9 @@ pub const BENCH_DEVICE: &[Need] = &[
     ("qemu-storage-daemon", "qemu-utils"),
 ];
 
+/// Told to Debian's PostgreSQL while it is installed: make no cluster of the system's own, and start none.
+const NO_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/no-main-cluster.conf";
+
 /// Installs what is missing.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let mut packages: Vec<_> = needs
@@ -61,13 +66,39 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     eprintln!("installing: {}", packages.join(" "));
+    let no_cluster = packages
+        .contains(&"postgresql")
+        .then(NoCluster::say)
+        .transpose()?;
     apt(&["update", "-q"])?;
     let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
     arguments.extend(&packages);
     apt(&arguments)?;
+    drop(no_cluster);
     match needs.iter().find(|(program, _)| !is_there(program)) {
         Some((program, package)) => bail!("{program} is still missing after installing {package}"),
         None => Ok(()),
+    }
+}
+
+/// The file is there as long as this value.
+struct NoCluster;
+
+impl NoCluster {
+    fn say() -> Result<Self> {
+        let path = Path::new(NO_CLUSTER);
+        let dir = path.parent().context("an absolute path")?;
+        std::fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
+        std::fs::write(path, "create_main_cluster = false\n")
+            .with_context(|| format!("write {NO_CLUSTER}"))?;
+        Ok(Self)
+    }
+}
+
+impl Drop for NoCluster {
+    fn drop(&mut self) {
+        // Left behind, it would only keep a later installation from making a cluster.
+        let _ = std::fs::remove_file(NO_CLUSTER);
     }
 }
 
@@ -87,7 +118,7 @@ fn is_there(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/sbin"])
-        .any(|dir| std::path::Path::new(dir).join(program).is_file())
+        .any(|dir| Path::new(dir).join(program).is_file())
 }
 
 /// Fails unless we are root.

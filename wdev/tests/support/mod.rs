@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(missing_docs, reason = "tests")]
 
+pub mod daemon;
 pub mod pki;
 pub mod program;
 pub mod raw;
