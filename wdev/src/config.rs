@@ -22,12 +22,25 @@ pub struct DeviceConfig {
     /// Mount a directory with the device as one file here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuse: Option<Utf8PathBuf>,
-    /// Bounds and intervals.
+    /// Bounds, intervals, and how IO is done.
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// Bounds and intervals of a device.
+/// Which system calls do what can be done at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoEngine {
+    /// `io_uring` where the system lets us, else threads.
+    #[default]
+    Auto,
+    /// `io_uring`; a device does not start without it.
+    IoUring,
+    /// Plain calls on several threads.
+    Threads,
+}
+
+/// Bounds and intervals of a device, and how it does its IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -41,6 +54,12 @@ pub struct Limits {
     pub log_tail_mib: u32,
     /// Most data of one logpack.
     pub logpack_max_kib: u32,
+    /// How reads and writes that can be done at once are done.
+    pub io: IoEngine,
+    /// The log past the page cache, where the log device takes that.
+    pub log_direct: bool,
+    /// The data past the page cache, where the data device takes that.
+    pub data_direct: bool,
     /// NBD clients at once on the unix socket, and as many over TCP; further ones are refused.
     pub nbd_clients: u32,
 }
@@ -53,6 +72,9 @@ impl Default for Limits {
             checkpoint_interval_ms: 10_000,
             log_tail_mib: 16,
             logpack_max_kib: 1024,
+            io: IoEngine::Auto,
+            log_direct: true,
+            data_direct: false,
             nbd_clients: 64,
         }
     }

@@ -1,9 +1,19 @@
 //! The two underlying disks: files or block devices. The only place of this crate that touches them.
 //!
-//! Writes go through the page cache and are made durable by [`Disk::sync`]; so what was written survives the end of the
-//! process at any instant, and what was synced survives a power loss.
+//! Writes go through the page cache or, after [`Disk::go_direct`], past it, and are made durable by [`Disk::sync`]; so what
+//! was written survives the end of the process at any instant, and what was synced survives a power loss.
+//!
+//! ```text
+//! Disk      what copes: short writes, interruptions, a failed sync stays failed
+//! Medium    the calls, each of which may fail or do less: FileMedium, or what a test has
+//!           one by one, or several at once: io_uring, or threads where there is none
+//! ```
 
+mod aligned;
+mod file;
 mod medium;
+mod threads;
+mod uring;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,7 +27,11 @@ use rustix::fs::{FallocateFlags, FlockOperation, flock};
 use walb_common::format::read_at::ReadAt;
 use walb_common::types::PhysicalBlockSize;
 
-pub(crate) use medium::Medium;
+use crate::config::IoEngine;
+use file::{Engine, FileMedium};
+
+pub(crate) use aligned::AlignedBuf;
+pub(crate) use medium::{Medium, Read, Write};
 
 /// Largest single write of zeros where neither a hole nor a zero range is possible.
 const ZEROS: usize = 1 << 20;
@@ -58,11 +72,28 @@ pub enum OpenDiskError {
         /// Which disk.
         path: Utf8PathBuf,
     },
+    /// The configuration asks for what the system does not have.
+    #[error("{path} is to be used through io-uring: {reason}")]
+    NoIoUring {
+        /// Which disk.
+        path: Utf8PathBuf,
+        /// Why there is none.
+        reason: &'static str,
+    },
 }
 
 impl Disk {
     /// Opens a disk for reading and writing and locks it: a file by `flock`, a block device by `O_EXCL`.
     pub fn open(path: &Utf8Path) -> Result<Self, OpenDiskError> {
+        Self::open_with(path, IoEngine::Threads)
+    }
+
+    /// The same, with what is to do IO that can be done at once.
+    pub fn open_with(path: &Utf8Path, io: IoEngine) -> Result<Self, OpenDiskError> {
+        let engine = Engine::choose(io).map_err(|reason| OpenDiskError::NoIoUring {
+            path: path.to_owned(),
+            reason,
+        })?;
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(16) => OpenDiskError::InUse {
                 path: path.to_owned(),
@@ -95,7 +126,7 @@ impl Disk {
             }
             Err(e) => return Err(failed(e.into())),
         }
-        Self::on(Box::new(file), path).map_err(failed)
+        Self::on(Box::new(FileMedium::new(file, engine)), path).map_err(failed)
     }
 
     /// A disk on any medium; `path` is what it is called.
@@ -116,7 +147,7 @@ impl Disk {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
+        let file = FileMedium::new(File::open(path).map_err(failed)?, Engine::Threads);
         Self::on(Box::new(file), path).map_err(failed)
     }
 
@@ -183,18 +214,70 @@ impl Disk {
         for group in pieces.chunks(GATHER_MAX) {
             let slices: Vec<_> = group.iter().map(|p| io::IoSlice::new(p)).collect();
             let written = self.write_some(&slices, offset)?;
-            // A short write is rare (a signal, a full disk): the rest goes piece by piece, and meets its error there.
-            let mut done = written;
-            for piece in group {
-                let skip = done.min(piece.len());
-                done -= skip;
-                if skip < piece.len() {
-                    self.write(&piece[skip..], offset + skip as u64)?;
-                }
-                offset += piece.len() as u64;
-            }
+            self.write_rest(group, offset, written)?;
+            offset += group.iter().map(|p| p.len() as u64).sum::<u64>();
         }
         Ok(())
+    }
+
+    /// A short write is rare (a signal, a full disk): the rest goes piece by piece, and meets its error there.
+    fn write_rest(&self, pieces: &[Bytes], mut offset: u64, mut done: usize) -> io::Result<()> {
+        for piece in pieces {
+            let skip = done.min(piece.len());
+            done -= skip;
+            if skip < piece.len() {
+                self.write(&piece[skip..], offset + skip as u64)?;
+            }
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// How many writes that lie apart it takes well at once; 1: no more than one.
+    pub(crate) fn write_depth(&self) -> usize {
+        self.medium.write_depth()
+    }
+
+    /// How many reads it takes well at once from one thread.
+    pub(crate) fn read_depth(&self) -> usize {
+        self.medium.read_depth()
+    }
+
+    /// Reads and writes that `io_uring` did so far.
+    pub fn rung(&self) -> u64 {
+        self.medium.rung()
+    }
+
+    /// Does writes that do not overlap, in any order and perhaps at once. After an error any of them may have been done or not.
+    pub(crate) fn write_many(&self, writes: Vec<Write>) -> io::Result<()> {
+        let mut parts = Vec::with_capacity(writes.len());
+        for Write {
+            mut offset,
+            mut pieces,
+        } in writes
+        {
+            while pieces.len() > GATHER_MAX {
+                let rest = pieces.split_off(GATHER_MAX);
+                let part = Write { offset, pieces };
+                offset += part.len() as u64;
+                parts.push(part);
+                pieces = rest;
+            }
+            parts.push(Write { offset, pieces });
+        }
+        for (write, result) in parts.iter().zip(self.medium.write_many(&parts)) {
+            let done = match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                result => result?,
+            };
+            self.write_rest(&write.pieces, write.offset, done)?;
+        }
+        Ok(())
+    }
+
+    /// Does reads, perhaps at once, and gives each result with its index as soon as it is there.
+    pub(crate) fn read_many(&self, reads: &[Read], done: &mut dyn FnMut(usize, io::Result<Bytes>)) {
+        self.medium.read_many(reads, done);
     }
 
     /// Makes a range read as zeros; with `allocate` it keeps or gets its space, else it may become a hole.
@@ -235,6 +318,13 @@ impl Disk {
         Ok(())
     }
 
+    /// Makes everything durable, and from now on reads and writes past the page cache, in units of `unit` bytes. An error
+    /// that is not of the sync: the disk cannot do that, and is used as before.
+    pub fn go_direct(&self, unit: PhysicalBlockSize) -> io::Result<io::Result<()>> {
+        self.sync()?;
+        Ok(self.medium.go_direct(unit.bytes()))
+    }
+
     /// Makes every write that returned before this call durable. After a failure every later call fails too.
     ///
     /// The system tells of a lost write once: of two syncs at the same time one fails and the other succeeds, and so does
@@ -253,6 +343,16 @@ impl Disk {
 impl ReadAt for Disk {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.read(buf, offset)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    /// A directory on the file system of the sources: a temporary one may be on one that takes no direct IO.
+    pub fn direct_dir() -> tempfile::TempDir {
+        let parent = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tmp");
+        std::fs::create_dir_all(parent).unwrap();
+        tempfile::tempdir_in(parent).unwrap()
     }
 }
 
@@ -283,7 +383,7 @@ mod tests {
         disk.sync().unwrap();
         // A pipe cannot be synced: as good as a disk that lost a write. The system tells of it once.
         let (_reader, pipe) = std::io::pipe().unwrap();
-        let pipe = File::from(std::os::fd::OwnedFd::from(pipe));
+        let pipe = FileMedium::new(File::from(std::os::fd::OwnedFd::from(pipe)), Engine::Threads);
         let good = std::mem::replace(&mut disk.medium, Box::new(pipe));
         disk.sync().unwrap_err();
         disk.medium = good;

@@ -2,12 +2,40 @@
 //! copes with that is above it, so that tests can put a medium there that loses power or fails.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, FileTypeExt};
 
-use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock};
-use walb_common::types::{LB_SIZE, PhysicalBlockSize};
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use walb_common::types::PhysicalBlockSize;
+
+/// One write among several.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    /// First byte.
+    pub offset: u64,
+    /// Written one after another.
+    pub pieces: Vec<Bytes>,
+}
+
+impl Write {
+    /// Bytes of all pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
+        self.pieces.iter().map(|p| IoSlice::new(p)).collect()
+    }
+}
+
+/// One read among several.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: usize,
+}
 
 /// A file, a block device, or what a test has in their place.
 pub(crate) trait Medium: fmt::Debug + Send + Sync {
@@ -29,6 +57,42 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync {
     /// Drops what is cached and not dirty. Advice only.
     fn forget_cache(&self);
 
+    /// From now on past the page cache, in units of `unit` bytes; an error if that cannot be. Everything written before must
+    /// have been synced.
+    fn go_direct(&self, _unit: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// How many writes that lie apart it takes well at once.
+    fn write_depth(&self) -> usize {
+        1
+    }
+
+    /// How many reads it takes well at once from one thread.
+    fn read_depth(&self) -> usize {
+        1
+    }
+
+    /// Does writes that do not overlap, in any order; each may fail or do less than it was asked, as with `write_at`.
+    fn write_many(&self, writes: &[Write]) -> Vec<io::Result<usize>> {
+        let one = |write: &Write| self.write_at(&write.slices(), write.offset);
+        writes.iter().map(one).collect()
+    }
+
+    /// Does reads, and gives each result with its index as soon as it is there.
+    fn read_many(&self, reads: &[Read], done: &mut dyn FnMut(usize, io::Result<Bytes>)) {
+        for (index, read) in reads.iter().enumerate() {
+            let mut buffer = super::AlignedBuf::zeroed(read.len);
+            let result = self.read_exact_at(&mut buffer, read.offset);
+            done(index, result.map(|()| buffer.freeze()));
+        }
+    }
+
+    /// Reads and writes that `io_uring` did so far.
+    fn rung(&self) -> u64 {
+        0
+    }
+
     /// A block device's physical block size (4096 for anything above); `None` if it has none.
     fn physical_block_size(&self) -> io::Result<Option<PhysicalBlockSize>> {
         Ok(None)
@@ -41,61 +105,4 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync {
 
     /// Lets others open it.
     fn unlock(&self) {}
-}
-
-impl Medium for File {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self, buffer, offset)
-    }
-
-    fn write_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        Ok(rustix::io::pwritev(self, pieces, offset)?)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
-    }
-
-    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
-        Ok(fallocate(self, flags, offset, len)?)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(rustix::fs::seek(self, SeekFrom::End(0))?)
-    }
-
-    fn forget_cache(&self) {
-        // Where the advice is not taken, nothing worse than before happens.
-        let _ = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
-    }
-
-    fn physical_block_size(&self) -> io::Result<Option<PhysicalBlockSize>> {
-        if !self.metadata()?.file_type().is_block_device() {
-            return Ok(None);
-        }
-        let pbs = rustix::fs::ioctl_blkpbszget(self)?;
-        Ok(Some(if u64::from(pbs) <= LB_SIZE {
-            PhysicalBlockSize::B512
-        } else {
-            PhysicalBlockSize::B4096
-        }))
-    }
-
-    fn next_data(&self, from: u64, to: u64) -> (u64, u64) {
-        let data = match rustix::fs::seek(self, SeekFrom::Data(from)) {
-            Ok(data) => (data / LB_SIZE * LB_SIZE).clamp(from, to),
-            Err(rustix::io::Errno::NXIO) => to, // nothing but a hole up to the end
-            Err(_) => from,
-        };
-        let end = match rustix::fs::seek(self, SeekFrom::Hole(data)) {
-            Ok(end) if end > data => end.next_multiple_of(LB_SIZE).min(to),
-            _ => to,
-        };
-        (data, end)
-    }
-
-    fn unlock(&self) {
-        // Fails only for a descriptor that is no file.
-        let _ = flock(self, FlockOperation::Unlock);
-    }
 }

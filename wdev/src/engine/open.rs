@@ -100,7 +100,8 @@ pub enum OpenError {
 impl Engine {
     /// Opens a device. `state_file` is where it remembers an overflow.
     pub fn open(config: &DeviceConfig, state_file: &Utf8Path) -> Result<Arc<Self>, OpenError> {
-        let (log, data) = (Disk::open(&config.ldev)?, Disk::open(&config.ddev)?);
+        let open = |path| Disk::open_with(path, config.limits.io);
+        let (log, data) = (open(&config.ldev)?, open(&config.ddev)?);
         Self::open_on(config, state_file, log, data)
     }
 
@@ -147,7 +148,11 @@ impl Engine {
                 source,
             })?;
         }
-        tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, "open");
+        // Redo reads and writes small pieces one after the other, which the page cache does better; it ends with everything synced.
+        let log_direct = config.limits.log_direct && past_page_cache(&log, sector.pbs())?;
+        // A write of less than a block of the device goes through the page cache, so a guest may still write any 512 bytes.
+        let data_direct = config.limits.data_direct && past_page_cache(&data, PhysicalBlockSize::B4096)?;
+        tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, log_direct, data_direct, "open");
         // Packs torn behind the end lie where the previous lap was: after an overflow that can be log not yet released.
         let log_floor = if overflow { redo_from } else { Lsid(0) };
         let shared = shared(config, log, data, mark, sector, end, (overflow, log_floor));
@@ -163,6 +168,19 @@ impl Engine {
         })?;
         Ok(engine)
     }
+}
+
+/// False: the disk does not take direct IO and is used as before.
+fn past_page_cache(disk: &Disk, unit: PhysicalBlockSize) -> Result<bool, OpenError> {
+    let tried = disk.go_direct(unit).map_err(|source| OpenError::Io {
+        act: "sync",
+        path: disk.path().to_owned(),
+        source,
+    })?;
+    if let Err(reason) = &tried {
+        tracing::info!(disk = %disk.path(), "used through the page cache: {reason}");
+    }
+    Ok(tried.is_ok())
 }
 
 /// The super sector of a log device that may be in use; nothing is changed.

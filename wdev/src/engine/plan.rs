@@ -6,13 +6,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use walb_common::format::checksum::{Salt, checksum};
 use walb_common::format::log_device::{LogpackBuilder, Ring};
 use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize};
 
 use super::pending::Fill;
 use crate::block::Done;
+use crate::disk::AlignedBuf;
 
 /// Largest record, so that the largest pack stays near the pack limit.
 const RECORD_MAX_BYTES: usize = 512 << 10;
@@ -107,6 +108,7 @@ pub(super) fn plan(queue: &mut VecDeque<Item>, layout: &Layout, begin: Lsid) -> 
     let mut planner = Planner {
         layout,
         open: None,
+        expected: expected(queue, layout),
         batch: Batch {
             begin,
             end: begin,
@@ -126,9 +128,27 @@ pub(super) fn plan(queue: &mut VecDeque<Item>, layout: &Layout, begin: Lsid) -> 
     planner.batch
 }
 
+/// How much data the next pack will have, about: so that its memory seldom grows.
+fn expected(queue: &VecDeque<Item>, layout: &Layout) -> usize {
+    let most =
+        usize::try_from(layout.pack_max_pb.min(layout.batch_max_pb)).unwrap_or(0) * layout.pbs().bytes();
+    let mut sum = 0;
+    for item in queue {
+        sum += match &item.change {
+            Change::Write { data, .. } => data.len().next_multiple_of(layout.pbs().bytes()),
+            Change::Zeros { .. } | Change::Discard { .. } | Change::Flush => 0,
+        };
+        if sum >= most {
+            return most;
+        }
+    }
+    sum
+}
+
 struct OpenPack {
     builder: LogpackBuilder,
-    bytes: BytesMut,
+    /// Where a direct write takes it from as it is.
+    bytes: AlignedBuf,
     changes: Vec<(Lb, Lb, Stored)>,
 }
 
@@ -140,6 +160,7 @@ enum Stored {
 struct Planner<'a> {
     layout: &'a Layout,
     open: Option<OpenPack>,
+    expected: usize,
     batch: Batch,
 }
 
@@ -195,10 +216,14 @@ impl Planner<'_> {
 
     fn pack(&mut self) -> &mut OpenPack {
         let (layout, at) = (self.layout, self.batch.end);
-        self.open.get_or_insert_with(|| OpenPack {
-            builder: LogpackBuilder::new(layout.pbs(), layout.salt, at),
-            bytes: BytesMut::zeroed(layout.pbs().bytes()),
-            changes: Vec::new(),
+        self.open.get_or_insert_with(|| {
+            let mut bytes = AlignedBuf::with_capacity(layout.pbs().bytes() + self.expected);
+            bytes.resize(layout.pbs().bytes());
+            OpenPack {
+                builder: LogpackBuilder::new(layout.pbs(), layout.salt, at),
+                bytes,
+                changes: Vec::new(),
+            }
         })
     }
 
@@ -242,7 +267,7 @@ impl Planner<'_> {
                     continue;
                 }
                 let end = pack.bytes.len() + usize::try_from(padding).expect("below a record") * pbs.bytes();
-                pack.bytes.resize(end, 0);
+                pack.bytes.resize(end);
             }
             if pack.builder.push_normal(at, len, sum).is_err() {
                 self.close();
@@ -250,8 +275,7 @@ impl Planner<'_> {
             }
             let start = pack.bytes.len();
             pack.bytes.extend_from_slice(data.unwrap_or_default());
-            pack.bytes
-                .resize((start + stored).next_multiple_of(pbs.bytes()), 0);
+            pack.bytes.resize((start + stored).next_multiple_of(pbs.bytes()));
             let meaning = if data.is_some() {
                 Stored::Data(start..start + stored)
             } else {

@@ -2,22 +2,22 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 
 use bytes::Bytes;
 use walb_common::types::{LB_SIZE, Lb};
 
-use super::pending::Fill;
+use super::pending::{Fill, Piece};
 use super::{Engine, ReadItem, Shared, Stopping, wait};
-use crate::block::IoErrno;
+use crate::block::{Done, IoErrno};
+use crate::disk::{AlignedBuf, Read};
 
 /// A reader thread. Runs until the device stops.
 pub(super) fn run(shared: &Shared) {
+    let depth = shared.data.read_depth();
     loop {
         let mut state = shared.lock();
-        let ReadItem { offset, len, done } = loop {
-            if let Some(item) = state.reads.pop_front() {
-                break item;
-            }
+        while state.reads.is_empty() {
             if state.stopping != Stopping::No {
                 // A stop waits for the queue to become empty.
                 shared.moved.notify_all();
@@ -26,39 +26,68 @@ pub(super) fn run(shared: &Shared) {
                 return;
             }
             state = wait(&shared.reader, state);
-        };
+        }
+        let count = depth.min(state.reads.len());
+        let items: Vec<ReadItem> = state.reads.drain(..count).collect();
         drop(state);
-        done(shared.read(offset, len).map_err(|error| {
-            tracing::error!(device = %shared.name, offset, len, "read of the data device {}: {error}", shared.data.path());
-            IoErrno::EIO
-        }));
+        shared.read_many(items);
     }
 }
 
 impl Shared {
-    /// Reads a checked range.
-    fn read(&self, offset: u64, len: u32) -> io::Result<Bytes> {
-        let mut buffer = vec![0; len as usize];
-        // Pending first: a piece leaves the set only when it is on the data device, so what is not here is there.
-        let pieces = self
-            .lock()
-            .pending
-            .overlapping(Lb(offset / LB_SIZE), Lb(u64::from(len) / LB_SIZE));
-        let covered: u64 = pieces.iter().map(|p| p.len.bytes()).sum();
-        if covered < u64::from(len) {
-            self.data.read(&mut buffer, offset)?;
-        }
-        for piece in pieces {
-            let start = usize::try_from(piece.at.bytes() - offset).map_err(io::Error::other)?;
-            let here =
-                &mut buffer[start..start + usize::try_from(piece.len.bytes()).map_err(io::Error::other)?];
-            match piece.fill {
-                Fill::Data(data) => here.copy_from_slice(&data),
-                Fill::Zeros { .. } => here.fill(0),
+    /// Reads checked ranges and answers each as soon as it is there.
+    fn read_many(&self, items: Vec<ReadItem>) {
+        let (mut below, mut waiting) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        for ReadItem { offset, len, done } in items {
+            // Pending first: a piece leaves the set only when it is on the data device, so what is not here is there.
+            let pieces = self.pending_in(offset, len);
+            if pieces.iter().map(|p| p.len.bytes()).sum::<u64>() >= u64::from(len) {
+                done(Ok(lay_over(Bytes::new(), &pieces, offset, len as usize)));
+                continue;
             }
+            let len = len as usize;
+            below.push(Read { offset, len });
+            waiting.push(Some((pieces, done)));
         }
-        Ok(Bytes::from(buffer))
+        self.data.read_many(&below, &mut |index, result| {
+            let Some((pieces, done)) = waiting[index].take() else {
+                return;
+            };
+            let Read { offset, len } = below[index];
+            done(match result {
+                Ok(found) if pieces.is_empty() => Ok(found),
+                Ok(found) => Ok(lay_over(found, &pieces, offset, len)),
+                Err(error) => Err(self.read_failed(offset, len, &error)),
+            });
+        });
     }
+
+    fn pending_in(&self, offset: u64, len: u32) -> Vec<Piece> {
+        let (at, len) = (Lb(offset / LB_SIZE), Lb(u64::from(len) / LB_SIZE));
+        self.lock().pending.overlapping(at, len)
+    }
+
+    fn read_failed(&self, offset: u64, len: usize, error: &io::Error) -> IoErrno {
+        tracing::error!(device = %self.name, offset, len, "read of the data device {}: {error}", self.data.path());
+        IoErrno::EIO
+    }
+}
+
+/// The pieces over what was `found` on the data device (nothing, if they are all of the range).
+fn lay_over(found: Bytes, pieces: &[Piece], offset: u64, len: usize) -> Bytes {
+    let mut buffer = AlignedBuf::with_capacity(len);
+    buffer.extend_from_slice(&found);
+    buffer.resize(len);
+    for piece in pieces {
+        let byte = |lb: Lb| usize::try_from(lb.bytes()).expect("inside a read");
+        let start = byte(Lb(piece.at.0 - offset / LB_SIZE));
+        let here = &mut buffer[start..start + byte(piece.len)];
+        match &piece.fill {
+            Fill::Data(data) => here.copy_from_slice(data),
+            Fill::Zeros { .. } => here.fill(0),
+        }
+    }
+    buffer.freeze()
 }
 
 impl Engine {
@@ -69,10 +98,13 @@ impl Engine {
     pub fn read_data(&self, offset: u64, len: u32) -> Result<Bytes, IoErrno> {
         use crate::block::{BlockDevice, IoOp};
         IoOp::Read { offset, len }.check(self.size())?;
-        let data = self.shared.read(offset, len).map_err(|error| {
-            tracing::error!(device = %self.shared.name, offset, len, "read of the data device: {error}");
-            IoErrno::EIO
-        })?;
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| {
+            // The receiver waits below.
+            let _ = sender.send(result);
+        });
+        self.shared.read_many(vec![ReadItem { offset, len, done }]);
+        let data = receiver.recv().unwrap_or(Err(IoErrno::EIO))?;
         if self.shared.data_lost.load(Ordering::Relaxed) {
             return Err(IoErrno::EIO);
         }

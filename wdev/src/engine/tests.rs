@@ -6,6 +6,7 @@
 mod allocation;
 mod changed;
 mod crash;
+mod io;
 mod log;
 mod model;
 mod power_loss;
@@ -36,7 +37,7 @@ impl Place {
             ..Limits::default()
         };
         let place = Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: crate::disk::testing::direct_dir(),
             limits,
         };
         File::create(place.path("log"))

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use walb_common::disk::fault;
 use walb_common::format::log_device::{SUPER_SECTOR_OFFSET, SuperSector};
 use walb_common::types::{LB_SIZE, Lsid};
@@ -18,9 +17,12 @@ use walb_common::types::{LB_SIZE, Lsid};
 use super::pending::{Fill, Piece};
 use super::{Shared, State, Stopping, wait, wait_for};
 use crate::client::Refusal;
+use crate::disk::Write;
 
 /// Adjacent pieces are written together up to this.
 const JOINED_MAX_BYTES: usize = 1 << 20;
+/// Bytes that go out at once, about.
+const ROUND_MAX_BYTES: usize = 8 << 20;
 /// A round waits so long for more to sort and join, unless the pending set is getting full.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -85,26 +87,33 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
-/// Writes the pieces in order of address; false when stopped in between.
+/// Writes the pieces in order of address, as many at once as the data device takes well; false when stopped in between.
 fn write_due(shared: &Shared, due: &[Piece]) -> io::Result<bool> {
+    let depth = shared.data.write_depth();
     let mut rest = due;
-    while let Some(first) = rest.first() {
-        let mut joined: Vec<Bytes> = Vec::new();
-        let (mut count, mut bytes, mut end) = (0, 0, first.at.0);
-        for piece in rest {
-            let Fill::Data(data) = &piece.fill else { break };
-            if piece.at.0 != end || bytes + data.len() > JOINED_MAX_BYTES && count > 0 {
-                break;
-            }
-            joined.push(data.clone());
-            (count, bytes, end) = (count + 1, bytes + data.len(), piece.at.0 + piece.len.0);
+    while !rest.is_empty() {
+        let (mut writes, mut count, mut bytes) = (Vec::new(), 0, 0);
+        while writes.len() < depth && bytes < ROUND_MAX_BYTES {
+            let (joined, pieces) = join(&rest[count..]);
+            let Some(write) = joined else { break };
+            count += pieces;
+            bytes += write.len();
+            writes.push(write);
         }
         fault::point("wdev.data.before_write")?;
-        if let Fill::Zeros { allocate } = first.fill {
+        if writes.is_empty() {
+            if let Piece {
+                at,
+                len,
+                fill: Fill::Zeros { allocate },
+                ..
+            } = &rest[0]
+            {
+                shared.data.zero(at.bytes(), len.bytes(), *allocate)?;
+            }
             count = 1;
-            shared.data.zero(first.at.bytes(), first.len.bytes(), allocate)?;
         } else {
-            shared.data.write_gathered(&joined, first.at.0 * LB_SIZE)?;
+            shared.data.write_many(writes)?;
         }
         fault::point("wdev.data.written")?;
         let mut state = shared.lock();
@@ -120,6 +129,29 @@ fn write_due(shared: &Shared, due: &[Piece]) -> io::Result<bool> {
         rest = &rest[count..];
     }
     Ok(true)
+}
+
+/// The first pieces as one write, as far as they follow each other and have data; and how many they are.
+fn join(pieces: &[Piece]) -> (Option<Write>, usize) {
+    let (mut joined, mut bytes) = (Vec::new(), 0);
+    let Some(first) = pieces.first() else {
+        return (None, 0);
+    };
+    let mut end = first.at.0;
+    for piece in pieces {
+        let Fill::Data(data) = &piece.fill else { break };
+        if piece.at.0 != end || bytes + data.len() > JOINED_MAX_BYTES && !joined.is_empty() {
+            break;
+        }
+        joined.push(data.clone());
+        (bytes, end) = (bytes + data.len(), piece.at.0 + piece.len.0);
+    }
+    let (offset, count) = (first.at.0 * LB_SIZE, joined.len());
+    let write = Write {
+        offset,
+        pieces: joined,
+    };
+    (Some(write).filter(|_| count > 0), count)
 }
 
 /// The checkpointer: by interval, on demand, and when the ring demands it. Runs until the device stops.

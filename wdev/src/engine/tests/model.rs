@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use walb_common::types::Lsid;
 
+use super::io::{WAYS, Way};
 use super::*;
 
 const BLOCKS: u64 = 256;
@@ -33,9 +34,10 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(pbs: PhysicalBlockSize, ring_blocks: u64, steps: Vec<Step>) {
+fn run(pbs: PhysicalBlockSize, ring_blocks: u64, way: Way, steps: Vec<Step>) {
     let log_bytes = (u64::from(u32::from(pbs)) * ring_blocks) + 3 * 4096;
-    let place = Place::new(pbs, log_bytes, BLOCKS * LB_SIZE);
+    let mut place = Place::new(pbs, log_bytes, BLOCKS * LB_SIZE);
+    way.set(&mut place.limits);
     let mut model = block_of(0, BLOCKS);
     let mut engine = place.open();
     for (n, step) in steps.into_iter().enumerate() {
@@ -113,9 +115,10 @@ proptest! {
     #[test]
     fn reads_see_the_newest_write_through_crashes_restarts_and_many_laps_of_the_ring(
         steps in proptest::collection::vec(any_step(), 1..60), large in any::<bool>(), ring in 20..90u64,
+        way in proptest::sample::select(&WAYS),
     ) {
         let pbs = if large { PhysicalBlockSize::B4096 } else { PhysicalBlockSize::B512 };
-        run(pbs, ring, steps);
+        run(pbs, ring, way, steps);
     }
 }
 

@@ -307,6 +307,11 @@ impl Medium for FaultDisk {
         error.map_or(Ok(length), Err)
     }
 
+    fn write_depth(&self) -> usize {
+        // As past the page cache; or one after the other.
+        if self.machine.lock().awkward { 4 } else { 1 }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.machine.lock();
         if let Some(error) = state.strikes(self.which, Act::Sync) {
