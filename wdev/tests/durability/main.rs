@@ -1,14 +1,19 @@
 //! Goal: what walb-wdev said is kept survives `kill -9` at any instant and at every fault point, and a device then holds
 //! what it held after some prefix of the writes. Method: the real program, written to over NBD by guests that record
-//! what they ask for and what is answered ([`writer`]), killed, started again, and judged ([`judge`]); 500 deaths.
+//! what they ask for and what is answered ([`writer`]), killed, started again, and judged ([`judge`]): 500 deaths. And the
+//! same with disks below it that fail and lose power ([`faults`]).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod faults;
+mod faulty_fs;
 mod history;
 mod judge;
 mod machine;
+#[path = "../../src/engine/tests/power_loss/platter.rs"]
+mod platter;
 mod points;
 mod writer;
 

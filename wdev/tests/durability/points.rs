@@ -157,6 +157,7 @@ fn unflushed(machine: &Machine, seed: u64) -> Lsid {
         seed: 0,
         shape: UNSYNCED,
         flushes: false,
+        errors_allowed: false,
     };
     let mut random = StdRng::seed_from_u64(seed);
     writer.write_all(&mut nbd, history, &mut random, 40);

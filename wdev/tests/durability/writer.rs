@@ -21,6 +21,8 @@ pub struct Writer {
     pub shape: Shape,
     /// Whether it flushes, and writes through, now and then.
     pub flushes: bool,
+    /// Whether a request may fail while the daemon lives.
+    pub errors_allowed: bool,
 }
 
 impl Writer {
@@ -42,8 +44,11 @@ impl Writer {
             }
             match nbd.finish() {
                 Ok(finished) => {
-                    finished.result.unwrap();
-                    history.answer(in_flight.remove(&finished.cookie).unwrap());
+                    let number = in_flight.remove(&finished.cookie).unwrap();
+                    match finished.result {
+                        Ok(_) => history.answer(number),
+                        Err(error) => assert!(self.errors_allowed, "{error}"),
+                    }
                 }
                 Err(error) => return dead(&error),
             }
@@ -63,6 +68,18 @@ impl Writer {
             finished.result.unwrap();
             history.answer(in_flight.remove(&finished.cookie).unwrap());
         }
+    }
+
+    /// A few requests, one after another, until one fails; whether one did.
+    pub fn write_some(&self, nbd: &mut NbdClient, history: &History, random: &mut StdRng) -> bool {
+        for _ in 0..10 {
+            let (_, number) = self.start(nbd, history, random).unwrap();
+            if nbd.finish().unwrap().result.is_err() {
+                return true;
+            }
+            history.answer(number);
+        }
+        false
     }
 
     /// Sends a request. Its cookie and its number in the history.

@@ -5,6 +5,7 @@
 //! Requests, tears and instants come from the seed; which thread runs first does not.
 
 mod fault_disk;
+mod platter;
 mod volume;
 
 use rand::Rng;

@@ -1,10 +1,7 @@
 //! Two disks in memory that lose power at the same moment, and fail when told to.
 //!
-//! Each keeps apart what is durable and what was written since: every version that a sector had since the last sync may be
-//! the one that a power loss leaves, or none of them. So writes are torn, reordered and lost as a cache would. A sector of
-//! 512 bytes is written whole or not at all.
+//! What they keep apart: [`super::platter`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +10,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::FallocateFlags;
 
+use super::platter::{Platter, SECTOR};
 use crate::disk::Medium;
-
-const SECTOR: usize = 512;
-type Sector = [u8; SECTOR];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -49,61 +44,6 @@ pub struct Failure {
     pub errno: i32,
     /// Every later one fails too, as on a disk that is gone or full.
     pub stays: bool,
-}
-
-#[derive(Default)]
-struct Platter {
-    durable: Vec<u8>,
-    /// What is read: durable, or written since, or lost by a failed sync.
-    cache: Vec<u8>,
-    unsynced: BTreeMap<usize, Vec<Sector>>,
-}
-
-impl Platter {
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.cache[at..at + bytes.len()].copy_from_slice(bytes);
-        for sector in at / SECTOR..(at + bytes.len()).div_ceil(SECTOR) {
-            let now = &self.cache[sector * SECTOR..][..SECTOR];
-            let now = Sector::try_from(now).expect("a sector");
-            self.unsynced.entry(sector).or_default().push(now);
-        }
-    }
-
-    fn sync(&mut self) {
-        for (sector, versions) in std::mem::take(&mut self.unsynced) {
-            if let Some(last) = versions.last() {
-                self.durable[sector * SECTOR..][..SECTOR].copy_from_slice(last);
-            }
-        }
-    }
-
-    /// Some of what is unsynced becomes durable, and no later sync knows of the rest.
-    fn lose(&mut self, rng: &mut StdRng) -> usize {
-        let kept = [0.0, 0.1, 0.5, 0.9, 1.0][rng.random_range(0..5)];
-        let mut lost = 0;
-        for (sector, versions) in std::mem::take(&mut self.unsynced) {
-            if rng.random_bool(kept) {
-                let version = versions[rng.random_range(0..versions.len())];
-                self.durable[sector * SECTOR..][..SECTOR].copy_from_slice(&version);
-            } else {
-                lost += 1;
-            }
-        }
-        lost
-    }
-
-    /// What is cached and clean goes: what a failed sync lost shows now.
-    fn forget_cache(&mut self) {
-        self.cache.copy_from_slice(&self.durable);
-        for (sector, versions) in &self.unsynced {
-            if let Some(last) = versions.last() {
-                self.cache[sector * SECTOR..][..SECTOR].copy_from_slice(last);
-            }
-        }
-    }
 }
 
 struct State {
@@ -180,14 +120,9 @@ pub struct Machine(Arc<Mutex<State>>);
 impl Machine {
     /// Everything on the disks is durable at first.
     pub fn new(seed: u64, log: Vec<u8>, data: Vec<u8>) -> Self {
-        let platter = |bytes: Vec<u8>| Platter {
-            durable: bytes.clone(),
-            cache: bytes,
-            unsynced: BTreeMap::new(),
-        };
         Self(Arc::new(Mutex::new(State {
-            log: platter(log),
-            data: platter(data),
+            log: Platter::new(log),
+            data: Platter::new(data),
             rng: StdRng::seed_from_u64(seed),
             powered: true,
             outage: None,
