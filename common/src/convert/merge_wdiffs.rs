@@ -1,4 +1,6 @@
-//! Merging wdiffs, oldest first, as a stream: memory for a few records per input, whatever the wdiffs' sizes.
+//! Merging wdiffs, oldest first, as a stream, in memory that depends neither on the wdiffs' sizes nor, but for small read
+//! buffers, on their number. Images of which pieces are still to come are kept as far as [`ReaderMemory`] goes, else
+//! read again; pieces that wait, and those given out, are taken out of images much larger than they are.
 //!
 //! The result is that of laying all records of the oldest over nothing, then those of the next over that, and so on.
 //! Here the records come by address instead, so each goes under the newer ones and over the older ones already there.
@@ -11,8 +13,15 @@ use std::ops::Range;
 
 use crate::convert::overlay::Piece;
 use crate::convert::write_sorted::write_sorted;
-use crate::format::wdiff::{Content, WdiffFileError, WdiffReader, WdiffRecord, WriteStats, WriteWdiffError};
+use crate::format::wdiff::{
+    Content, ReadWdiffError, ReaderMemory, WdiffFileError, WdiffReader, WdiffRecord, WriteStats,
+    WriteWdiffError,
+};
 use crate::types::{CompressionSetting, Lb, Uuid};
+
+/// Where the images of pieces that wait take more than this, the pieces are taken out of them. By themselves they take
+/// little: they do not intersect, and each is of a record that reaches the lowest unread address.
+const WAITING_BYTES: u64 = 8 << 20;
 
 /// A merge cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +93,9 @@ impl WdiffMerger {
             waiting: VecDeque::new(),
             records_in: 0,
         };
+        let memory = ReaderMemory::of(inputs.len());
         for (number, mut reader) in inputs.into_iter().enumerate() {
+            reader.share(&memory);
             let first = reader.next_address()?;
             merger
                 .heads
@@ -114,7 +125,7 @@ impl WdiffMerger {
             if let Some(first) = self.waiting.front()
                 && unread_from.is_none_or(|from| first.end <= from)
             {
-                return Ok(self.give_out());
+                return self.give_out();
             }
             if unread_from.is_none() {
                 return Ok(None);
@@ -160,10 +171,49 @@ impl WdiffMerger {
         }
         let alone = self.waiting.is_empty() && self.unread_from().is_none_or(|from| record.end().0 <= from);
         if alone && (self.max_io == 0 || record.blocks.0 <= self.max_io) {
-            return Ok(Some(record));
+            let (address, blocks) = (record.address, record.blocks);
+            let content = self.detached(number, address, record.content)?;
+            return Ok(Some(WdiffRecord {
+                address,
+                blocks,
+                content,
+            }));
         }
         self.place(number, record);
+        self.bound_waiting()?;
         Ok(None)
+    }
+
+    /// Lets go of large images of which only small pieces wait.
+    fn bound_waiting(&mut self) -> Result<(), WdiffFileError> {
+        let held = |piece: &Waiting| match &piece.content {
+            Content::Normal(data) => data.held_bytes(),
+            Content::AllZero | Content::Discard => 0,
+        };
+        if self.waiting.len() < 2 || self.waiting.iter().map(held).sum::<u64>() <= WAITING_BYTES {
+            return Ok(());
+        }
+        for n in 0..self.waiting.len() {
+            let piece = &mut self.waiting[n];
+            let (input, address) = (piece.input, Lb(piece.address));
+            let content = std::mem::replace(&mut piece.content, Content::Discard);
+            self.waiting[n].content = self.detached(input, address, content)?;
+        }
+        Ok(())
+    }
+
+    /// Content in memory of its own.
+    fn detached(&self, input: usize, address: Lb, content: Content) -> Result<Content, WdiffFileError> {
+        match content {
+            Content::Normal(data) => match data.detached() {
+                Ok(data) => Ok(Content::Normal(data)),
+                Err(source) => Err(WdiffFileError {
+                    name: self.inputs[input].name().to_owned(),
+                    source: ReadWdiffError::Decompress { address, source },
+                }),
+            },
+            dataless => Ok(dataless),
+        }
     }
 
     /// Puts a record under the newer pieces and over the older ones.
@@ -224,8 +274,10 @@ impl WdiffMerger {
     }
 
     /// Gives out the lowest piece, up to where it is to be cut.
-    fn give_out(&mut self) -> Option<WdiffRecord> {
-        let piece = self.waiting.pop_front()?;
+    fn give_out(&mut self) -> Result<Option<WdiffRecord>, WdiffFileError> {
+        let Some(piece) = self.waiting.pop_front() else {
+            return Ok(None);
+        };
         let cut = match self.max_io {
             0 => piece.end,
             max => {
@@ -245,11 +297,12 @@ impl WdiffMerger {
         if let Some(rest) = rest {
             self.waiting.push_front(rest);
         }
-        Some(WdiffRecord {
-            address: Lb(given.address),
+        let address = Lb(given.address);
+        Ok(Some(WdiffRecord {
+            address,
             blocks: Lb(given.end - given.address),
-            content: given.content,
-        })
+            content: self.detached(given.input, address, given.content)?,
+        }))
     }
 }
 

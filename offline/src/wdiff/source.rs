@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use walb_common::format::wdiff::{
     Content, INDEX_RECORD_SIZE, IndexRecord, IndexSuper, IndexedReader, Layout, MAX_IMAGE_BYTES,
-    PACK_HEADER_SIZE, PackHeader, PackRecord, ReadWdiffError, RecordKind, RecordSource, SortedReader,
-    WDIFF_HEADER_SIZE, WdiffFileHeader, WdiffReader, WdiffRecord,
+    PACK_HEADER_SIZE, PackHeader, PackRecord, ReadWdiffError, ReaderMemory, RecordKind, RecordSource,
+    SortedReader, WDIFF_HEADER_SIZE, WdiffFileHeader, WdiffReader, WdiffRecord,
 };
 use walb_common::types::Lb;
 
@@ -106,6 +106,10 @@ impl RecordSource for Watched {
             watch.0.at(done);
         }
         Ok(record)
+    }
+
+    fn share(&mut self, memory: &ReaderMemory) {
+        self.reader.share(memory);
     }
 }
 

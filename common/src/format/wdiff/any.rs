@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
 use super::indexed::IndexedReader;
+use super::reader_memory::ReaderMemory;
 use super::record::WdiffRecord;
 use super::sorted::SortedReader;
 use super::{MAX_IMAGE_BYTES, ReadWdiffError};
@@ -19,6 +20,9 @@ pub trait RecordSource {
 
     /// The next one, its stored data verified; None at the end.
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError>;
+
+    /// Shares `memory` with other sources from now on.
+    fn share(&mut self, memory: &ReaderMemory);
 }
 
 impl<R: Read> RecordSource for SortedReader<R> {
@@ -29,6 +33,10 @@ impl<R: Read> RecordSource for SortedReader<R> {
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         Self::next_record(self)
     }
+
+    fn share(&mut self, memory: &ReaderMemory) {
+        Self::share(self, memory);
+    }
 }
 
 impl<R: ReadAt> RecordSource for IndexedReader<R> {
@@ -38,6 +46,10 @@ impl<R: ReadAt> RecordSource for IndexedReader<R> {
 
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         Self::next_record(self)
+    }
+
+    fn share(&mut self, memory: &ReaderMemory) {
+        Self::share(self, memory);
     }
 }
 
@@ -159,6 +171,11 @@ impl WdiffReader {
             name: self.name.clone(),
             source,
         })
+    }
+
+    /// Shares `memory` with other readers from now on.
+    pub fn share(&mut self, memory: &ReaderMemory) {
+        self.source.share(memory);
     }
 
     /// Reads everything that is left and decompresses it, to see whether it is sound. Tells the end of the highest

@@ -1,11 +1,11 @@
 //! The indexed layout: images in the order they came, found through an index at the end.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
 use super::indexed_record::{INDEX_RECORD_SIZE, INDEX_SUPER_SIZE, IndexRecord, IndexSuper};
+use super::reader_memory::{Claim, ReaderMemory};
 use super::record::{Content, Data, Image, RecordKind, WdiffRecord};
 use super::sorted_writer::{WriteStats, WriteWdiffError};
 use super::{MAX_IMAGE_BYTES, ReadWdiffError};
@@ -14,8 +14,6 @@ use crate::types::{Compression, Lb, Uuid};
 
 /// Index records read at once.
 const INDEX_CHUNK: u64 = 256;
-/// Images kept because a later record may share them. Pieces of one image lie close together in address order.
-const CACHED_IMAGES: usize = 8;
 
 /// Reads an indexed wdiff, record by record in address order. Every MUST check of the format is made on the way,
 /// except that an image's decompressed size is checked when it is decompressed.
@@ -30,8 +28,38 @@ pub struct IndexedReader<R> {
     from: Lb,
     /// Decoded, but not given out yet.
     upcoming: Option<IndexRecord>,
-    images: VecDeque<(IndexRecord, Arc<Image>)>,
+    /// Images of which pieces may still come.
+    kept: Vec<Kept>,
+    memory: ReaderMemory,
     max_image: usize,
+}
+
+/// An image that a later record may share.
+#[derive(Debug)]
+struct Kept {
+    /// One of its records.
+    record: IndexRecord,
+    /// Where the image ends: behind that no record shares it.
+    until: Lb,
+    image: Arc<Image>,
+    _claim: Claim,
+}
+
+impl Kept {
+    /// Whether a record, normal as well, shares the image.
+    fn is_of(&self, record: &IndexRecord) -> bool {
+        // Only normal records get here: the data offset of the others means nothing and may equal an image's.
+        let key = |r: &IndexRecord| {
+            (
+                r.data_offset,
+                r.data_size,
+                r.orig_blocks,
+                r.io_checksum,
+                r.compression,
+            )
+        };
+        key(&self.record) == key(record)
+    }
 }
 
 impl<R: ReadAt> IndexedReader<R> {
@@ -62,7 +90,8 @@ impl<R: ReadAt> IndexedReader<R> {
             chunk_from: 0,
             from: Lb(0),
             upcoming: None,
-            images: VecDeque::new(),
+            kept: Vec::new(),
+            memory: ReaderMemory::of(1),
             max_image: MAX_IMAGE_BYTES,
         })
     }
@@ -72,6 +101,11 @@ impl<R: ReadAt> IndexedReader<R> {
     pub fn max_image_bytes(mut self, max: usize) -> Self {
         self.max_image = max;
         self
+    }
+
+    /// Shares `memory` with other readers.
+    pub fn share(&mut self, memory: &ReaderMemory) {
+        self.memory = memory.clone();
     }
 
     /// The file header.
@@ -141,24 +175,9 @@ impl<R: ReadAt> IndexedReader<R> {
     }
 
     fn image(&mut self, record: &IndexRecord) -> Result<Arc<Image>, ReadWdiffError> {
-        // Only normal records get here: the data offset of the others means nothing and may equal an image's.
-        let same = |known: &IndexRecord| {
-            (
-                known.data_offset,
-                known.data_size,
-                known.orig_blocks,
-                known.io_checksum,
-                known.compression,
-            ) == (
-                record.data_offset,
-                record.data_size,
-                record.orig_blocks,
-                record.io_checksum,
-                record.compression,
-            )
-        };
-        if let Some((_, image)) = self.images.iter().find(|(known, _)| same(known)) {
-            return Ok(Arc::clone(image));
+        self.kept.retain(|kept| kept.until > record.address);
+        if let Some(kept) = self.kept.iter().find(|kept| kept.is_of(record)) {
+            return Ok(Arc::clone(&kept.image));
         }
         let mut stored = vec![0; record.data_size as usize];
         read(&self.input, &mut stored, record.data_offset)?;
@@ -178,15 +197,27 @@ impl<R: ReadAt> IndexedReader<R> {
                 expected,
             });
         }
-        if record.blocks < record.orig_blocks {
-            self.images.push_back((*record, Arc::clone(&image)));
-            let mut kept: u64 = self.images.iter().map(|(r, _)| r.orig_blocks.bytes()).sum();
-            while self.images.len() > CACHED_IMAGES || (kept > self.max_image as u64 && self.images.len() > 1)
-            {
-                kept -= self.images.pop_front().map_or(0, |(r, _)| r.orig_blocks.bytes());
-            }
-        }
+        self.keep(record, &image);
         Ok(image)
+    }
+
+    /// Keeps an image for the records behind this one, if there are any and there is room.
+    fn keep(&mut self, record: &IndexRecord, image: &Arc<Image>) {
+        let behind = record.orig_blocks.0.saturating_sub(record.io_offset.0);
+        let until = Lb(record.address.0.saturating_add(behind));
+        if until.0 <= record.address.0 + record.blocks.0 {
+            return;
+        }
+        // Decompressed, if it will be, it is kept as well.
+        let bytes = u64::from(record.data_size) + record.orig_blocks.bytes();
+        if let Some(claim) = self.memory.claim(bytes) {
+            self.kept.push(Kept {
+                record: *record,
+                until,
+                image: Arc::clone(image),
+                _claim: claim,
+            });
+        }
     }
 }
 

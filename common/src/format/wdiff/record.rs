@@ -164,6 +164,25 @@ impl Data {
         Ok(())
     }
 
+    /// The same data; where they are a small part of an image, in memory of their own, so that they do not keep all of it.
+    pub fn detached(self) -> Result<Self, DecompressError> {
+        if self.blocks.0.saturating_mul(2) > self.image.blocks.0 {
+            return Ok(self);
+        }
+        let own = Bytes::copy_from_slice(&self.raw()?);
+        Ok(Self::whole(Arc::new(Image::raw(own))))
+    }
+
+    /// Bytes of memory that the image takes.
+    pub fn held_bytes(&self) -> u64 {
+        let raw = match self.image.compression {
+            // The same memory.
+            Compression::None => 0,
+            _ => self.image.raw.get().map_or(0, Bytes::len),
+        };
+        (self.image.stored.len() + raw) as u64
+    }
+
     /// The form to store under `compressor`'s setting: the stored form if it is of that type already, else recompressed.
     pub fn to_stored(&self, compressor: &mut Compressor) -> Result<Arc<Image>, DecompressError> {
         let wanted = compressor.setting().kind;

@@ -6,15 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
+use super::reader_memory::ReaderMemory;
 use super::record::{Content, Data, Image, RecordKind, WdiffRecord};
 use super::sorted_pack::{PACK_HEADER_SIZE, PackHeader, PackRecord};
 use super::{MAX_IMAGE_BYTES, ReadWdiffError};
 use crate::format::checksum::{Salt, checksum};
 use crate::types::Lb;
-
-/// Data read at once, unless one image has more. Images of a run share its memory, so it also bounds what one of them can
-/// keep alive.
-const RUN_BYTES: usize = 64 << 10;
 
 /// Reads a sorted wdiff. Every MUST check of the format is made on the way, except that a datum's decompressed size
 /// is checked when it is decompressed.
@@ -27,6 +24,7 @@ pub struct SortedReader<R> {
     next_in_pack: usize,
     /// Data of the pack that were read but not given out yet.
     run: Bytes,
+    memory: ReaderMemory,
     /// Where the last record ended.
     from: Lb,
     max_image: usize,
@@ -55,6 +53,7 @@ impl<R: Read> SortedReader<R> {
             pack: PackHeader::default(),
             next_in_pack: 0,
             run: Bytes::new(),
+            memory: ReaderMemory::of(1),
             from: Lb(0),
             max_image: MAX_IMAGE_BYTES,
             nothing_follows: false,
@@ -73,6 +72,11 @@ impl<R: Read> SortedReader<R> {
     pub fn nothing_follows(mut self) -> Self {
         self.nothing_follows = true;
         self
+    }
+
+    /// Shares `memory` with other readers.
+    pub fn share(&mut self, memory: &ReaderMemory) {
+        self.memory = memory.clone();
     }
 
     /// The file header.
@@ -169,12 +173,13 @@ impl<R: Read> SortedReader<R> {
         ))
     }
 
-    /// Reads an image of `first` bytes and, as far as they fit, those that follow it in the pack.
+    /// Reads an image of `first` bytes and, as far as they fit, those that follow it in the pack. Images of a run share
+    /// its memory, so its size also bounds what one of them can keep alive.
     fn read_run(&mut self, first: usize) -> Result<(), ReadWdiffError> {
         let mut bytes = first;
         for record in &self.pack.records()[self.next_in_pack..] {
             match bytes + record.data_size as usize {
-                more if more <= RUN_BYTES => bytes = more,
+                more if more <= self.memory.ahead() => bytes = more,
                 _ => break,
             }
         }
