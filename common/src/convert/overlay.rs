@@ -103,17 +103,12 @@ impl<P: Piece> Overlay<P> {
         if from >= to {
             return;
         }
-        // The piece that may reach into the range from below, and those that start in it.
-        let below = self
-            .pieces
-            .range(..from)
-            .next_back()
-            .filter(|(a, held)| *a + u64::from(held.blocks) > from)
-            .map(|(a, _)| *a);
-        let inside: Vec<u64> = self.pieces.range(from..to).map(|(a, _)| *a).collect();
-        for address in below.into_iter().chain(inside) {
+        // Backwards: mostly there is nothing to remove, and one look tells.
+        while let Some((&address, held)) = self.pieces.range(..to).next_back()
+            && address + u64::from(held.blocks) > from
+        {
             let Some(Held { blocks, phase, piece }) = self.pieces.remove(&address) else {
-                continue;
+                break;
             };
             let old = Placed {
                 address,
@@ -171,6 +166,11 @@ impl<P: Piece> Overlay<P> {
     /// What is held, in address order, before it is cut.
     pub fn pieces(&self) -> impl Iterator<Item = &P> {
         self.pieces.values().map(|held| &held.piece)
+    }
+
+    /// The same, to be changed: how they are cut is asked only when they are given out.
+    pub fn pieces_mut(&mut self) -> impl Iterator<Item = &mut P> {
+        self.pieces.values_mut().map(|held| &mut held.piece)
     }
 
     /// The pieces in address order, cut.

@@ -1,13 +1,17 @@
-//! Wlogs that are at hand as files, to one wdiff: two passes instead of memory for the data.
+//! Wlogs that are at hand as files, to one wdiff: what survives is known before anything is compressed, and the data are not
+//! kept in memory.
 //!
 //! ```text
-//!  1 survey   every header and every checksum, in log order   -> which bytes of which file survive, by address
-//!  2 build    only those bytes are read again, compressed and written
+//!  sorted    1 survey   every header and every checksum, in log order   -> which bytes of which file survive, by address
+//!            2 build    only those bytes are read again, compressed and written
+//!  indexed   1 plan     every header                                    -> of which IOs anything survives
+//!            2 store    every datum is read and checked, in log order; those are compressed and written
 //! ```
 //! Memory: about 64 bytes per surviving piece (indexed: 90), and a few MiB per thread, whatever the size of the log. What
 //! later writes cover entirely is neither compressed nor stored, in the indexed layout either.
 
 mod indexed;
+mod job_data;
 mod sorted;
 mod survey;
 
@@ -83,7 +87,7 @@ pub struct WdiffForm {
 /// How far a conversion is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Bytes of log surveyed so far.
+    /// Bytes of log read and checked so far; for the indexed layout that is all.
     Surveyed(u64),
     /// Pieces of the result dealt with, of so many.
     Built {
@@ -125,6 +129,12 @@ pub enum ConvertWlogError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Its headers say something else than a moment ago.
+    #[error("wlog {name} was changed while it was read")]
+    Changed {
+        /// Which.
+        name: String,
     },
     /// A record ends beyond the last address.
     #[error(
