@@ -33,6 +33,7 @@ pub mod progress;
 pub mod target;
 pub mod wdiff;
 pub mod wlog;
+pub mod write_behind;
 
 use std::process::ExitCode;
 

@@ -9,11 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use tempfile::NamedTempFile;
 use walb_common::disk::{TEMPORARY_SUFFIX, fault, sync_dir};
 
 use crate::options::OutOptions;
 use crate::output::{Output, Stdout, Usage};
+use crate::write_behind::WriteBehind;
 
 /// The output of a command: a file to be, or stdout.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum OutFile {
     /// A file, under its temporary name.
     File {
         /// The content so far.
-        file: BufWriter<NamedTempFile>,
+        file: BufWriter<WriteBehind>,
         /// Its name to be.
         path: PathBuf,
         /// Whether it may replace what is there.
@@ -78,7 +78,7 @@ impl OutFile {
             .tempfile_in(parent(path))
             .with_context(|| format!("make a temporary file beside {name}"))?;
         Ok(Self::File {
-            file: BufWriter::with_capacity(256 << 10, file),
+            file: BufWriter::with_capacity(256 << 10, WriteBehind::new(file)),
             path: path.clone(),
             force: options.force,
         })
@@ -102,7 +102,8 @@ impl OutFile {
         let file = file
             .into_inner()
             .map_err(io::IntoInnerError::into_error)
-            .with_context(|| format!("write {name}"))?;
+            .with_context(|| format!("write {name}"))?
+            .into_inner();
         fault::point("offline.out.before_sync")
             .and_then(|()| file.as_file().sync_all())
             .with_context(|| format!("sync {name}"))?;
