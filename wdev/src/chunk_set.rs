@@ -5,15 +5,27 @@ use std::io;
 use roaring::RoaringBitmap;
 use walb_common::types::Lb;
 
-/// Logical blocks of the smallest chunk: 64 KiB.
-const CHUNK_MIN: u64 = 128;
+/// Logical blocks of the smallest chunk, 4 KiB, and of that of all but small and huge devices, 64 KiB.
+const CHUNK_MIN: u64 = 8;
+const CHUNK_USUAL: u64 = 128;
+/// So many chunks are enough for a small device.
+const CHUNKS_SMALL: u64 = 256;
 /// Most chunks of a device, so that one plain bitmap has at most 8 MiB.
 const CHUNKS_MAX: u64 = 1 << 26;
 
-/// The chunk size for a device of `size`: 64 KiB, doubled until there are at most 2^26 of them.
+/// The chunk size for a device of `size`: 64 KiB, less where there would be fewer than 256 of them (down to 4 KiB), and
+/// doubled until there are at most 2^26.
 pub(crate) fn chunk_for(size: Lb) -> Lb {
     let mut chunk = CHUNK_MIN;
-    while size.0.div_ceil(chunk) > CHUNKS_MAX {
+    let too_many = |chunk| {
+        let most = if chunk < CHUNK_USUAL {
+            CHUNKS_SMALL
+        } else {
+            CHUNKS_MAX
+        };
+        size.0.div_ceil(chunk) > most
+    };
+    while too_many(chunk) {
         chunk *= 2;
     }
     Lb(chunk)
@@ -25,7 +37,7 @@ pub enum ChunkSetError {
     /// Not a bitmap.
     #[error("the bitmap's bytes are damaged")]
     Damaged(#[source] io::Error),
-    /// It names chunks that the device does not have, or its chunks are no power of two from 64 KiB on.
+    /// It names chunks that the device does not have, or its chunks are smaller than they are for its size.
     #[error("the bitmap has chunk {last} of {chunk} blocks, expected one below {chunks}")]
     OutOfRange {
         /// The last chunk in it.
@@ -75,6 +87,27 @@ impl ChunkSet {
         } else {
             self.bits.insert_range(first..=last);
         }
+    }
+
+    /// Adds another set of the same chunk size.
+    pub fn add(&mut self, other: &Self) {
+        debug_assert_eq!(self.chunk, other.chunk);
+        self.bits |= &other.bits;
+    }
+
+    /// The same set in larger chunks; `chunk` is a multiple of the present size.
+    pub fn coarsened(&self, chunk: Lb) -> Self {
+        let mut coarse = Self::new(chunk);
+        for (first, count) in self.ranges() {
+            coarse.mark(Lb(first * self.chunk.0), Lb(count * self.chunk.0));
+        }
+        coarse
+    }
+
+    /// Takes out what lies beyond a device of `size`.
+    pub fn clip(&mut self, size: Lb) {
+        let chunks = u32::try_from(size.0.div_ceil(self.chunk.0)).unwrap_or(u32::MAX);
+        self.bits.remove_range(chunks..);
     }
 
     /// Runs of chunks `(first, count)`, in order.
@@ -143,11 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_chunks_of_64_kib_and_never_more_than_a_bitmap_of_8_mib_holds() {
+    fn a_device_has_chunks_of_64_kib_unless_there_would_be_very_few_or_very_many() {
         let tib = 1 << 31;
         for (size, chunk) in [
-            (0, 128),
-            (1, 128),
+            (0, 8),
+            (tib >> 20, 8),
+            ((tib >> 20) + 1, 16),
+            (tib >> 16, 128),
+            (tib, 128),
             (4 * tib, 128),
             (4 * tib + 1, 256),
             (64 * tib, 2048),
@@ -173,6 +209,9 @@ mod tests {
                 (Lb(128 * 9), Lb(128 + 3))
             ]
         );
+        assert_eq!(set.coarsened(Lb(512)).ranges().collect::<Vec<_>>(), [(0, 3)]);
+        set.clip(Lb(128 * 9 + 1));
+        assert_eq!(set.ranges().collect::<Vec<_>>(), [(0, 1), (4, 2), (9, 1)]);
     }
 
     #[test]
@@ -188,7 +227,7 @@ mod tests {
         let bytes = set([999]).encode();
         for (chunk, size) in [
             (128, 128 * 999),
-            (64, 128 * 1000),
+            (32, 128 * 1000),
             (129, 128 * 1000),
             (0, 1),
             (256, 1 << 40),

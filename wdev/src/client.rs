@@ -22,6 +22,7 @@ pub use error::{DeviceError, Refusal, Remedy};
 pub use spec::{DEFAULT_SOCKET, DeviceSpec, SOCKET_ENV, default_socket};
 pub use wdev_client::WdevClient;
 
+use crate::config::OnRingFull;
 use crate::kernel::KernelDevice;
 
 /// A WalB device as seen by those who take its log.
@@ -121,6 +122,18 @@ pub struct DeviceStatus {
     pub read_only: bool,
     /// Bytes acknowledged and not yet on the data device.
     pub pending_bytes: u64,
+    /// What happens when the ring is full of log that was not released.
+    #[serde(default)]
+    pub on_ring_full: OnRingFull,
+    /// Writes wait for released log.
+    #[serde(default)]
+    pub waits_for_ring: bool,
+    /// Bytes in chunks that have changed since the last release, at most; `None`: not known.
+    #[serde(default)]
+    pub changed_bytes: Option<u64>,
+    /// Why what has changed is not known, or cannot be stored.
+    #[serde(default)]
+    pub changed_problem: Option<String>,
     /// Milliseconds between automatic checkpoints; 0 is off.
     pub checkpoint_interval_ms: u32,
     /// The log device.

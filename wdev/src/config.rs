@@ -40,6 +40,26 @@ pub enum IoEngine {
     Threads,
 }
 
+/// What happens when the ring is full of log that was not released.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRingFull {
+    /// Writes go on and overwrite it: the log overflows.
+    #[default]
+    GoOn,
+    /// Writes wait until log is released.
+    Throttle,
+}
+
+impl std::fmt::Display for OnRingFull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::GoOn => "go-on",
+            Self::Throttle => "throttle",
+        })
+    }
+}
+
 /// Bounds and intervals of a device, and how it does its IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -60,6 +80,8 @@ pub struct Limits {
     pub log_direct: bool,
     /// The data past the page cache, where the data device takes that.
     pub data_direct: bool,
+    /// What happens when the ring is full of log that was not released.
+    pub on_ring_full: OnRingFull,
     /// NBD clients at once on the unix socket, and as many over TCP; further ones are refused.
     pub nbd_clients: u32,
 }
@@ -75,6 +97,7 @@ impl Default for Limits {
             io: IoEngine::Auto,
             log_direct: true,
             data_direct: false,
+            on_ring_full: OnRingFull::GoOn,
             nbd_clients: 64,
         }
     }

@@ -4,6 +4,7 @@
 //!  DIR/lock                 held while a daemon runs on DIR
 //!  DIR/devices/NAME.toml    one device; written by create, removed by delete
 //!  DIR/devices/NAME.state   its overflow mark, if any
+//!  DIR/devices/NAME.changed which chunks have changed since log was last released
 //! ```
 //! Every device is opened alone: one that fails is listed with the reason, and the others run.
 
@@ -27,8 +28,9 @@ use walb_common::types::VolumeName;
 use walb_common::wire::identity::{Identity, Role};
 
 use crate::client::Refusal;
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, OnRingFull};
 use crate::control::message::ListEntry;
+use crate::engine::changed_path;
 use device::RunningDevice;
 use remote::Remote;
 
@@ -295,6 +297,19 @@ impl Daemon {
         }
     }
 
+    /// Sets what happens when the ring is full: remembered first, so that what the caller is told holds after a restart too.
+    fn set_on_ring_full(&self, device: &RunningDevice, policy: OnRingFull) -> Result<(), Refusal> {
+        let failed = |reason| Refusal::Io { reason };
+        let (name, path) = (&device.config.name, self.config_path(&device.config.name));
+        let mut config = read_config(&path, name).map_err(failed)?;
+        config.limits.on_ring_full = policy;
+        let text = toml::to_string(&config).map_err(|e| failed(e.to_string()))?;
+        replace_durable(path.as_std_path(), text.as_bytes())
+            .map_err(|e| failed(format!("write {path}: {e}")))?;
+        device.engine.set_on_ring_full(policy);
+        Ok(())
+    }
+
     /// Stops a device, then forgets it; its log and data stay. A crash in between leaves it as it was.
     fn delete(&self, name: &str, force: bool) -> Result<(), Refusal> {
         match self.find(name) {
@@ -311,7 +326,8 @@ impl Daemon {
             Err(refusal) => return Err(refusal),
         }
         let removed = remove_durable(self.config_path(name).as_std_path())
-            .and_then(|()| remove_durable(self.state_path(name).as_std_path()));
+            .and_then(|()| remove_durable(self.state_path(name).as_std_path()))
+            .and_then(|()| remove_durable(changed_path(&self.state_path(name)).as_std_path()));
         let mut slots = self.slots();
         match removed {
             Ok(()) => {

@@ -8,6 +8,7 @@
 //!                          [write behind] what is permanent, sorted, to the data device <---+   --> written
 //!                                      |
 //!                          [checkpointer] sync data device, then super sector                  --> prev_written
+//!                                         before log that was not released is overwritten: file of what has changed
 //! ```
 //!
 //! The order that makes it safe, each step durable (or at least beyond the process) before the next:
@@ -30,6 +31,7 @@ mod overflow_mark;
 mod pending;
 mod plan;
 mod read;
+mod throttle;
 mod write_behind;
 
 #[cfg(test)]
@@ -45,15 +47,18 @@ use tokio::sync::watch;
 use walb_common::format::log_device::SuperSector;
 use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize, Uuid};
 
-use crate::block::{BlockDevice, Extent, IoErrno, IoOp, IoRequest};
+use crate::block::{BlockDevice, DirtyExtent, Extent, IoErrno, IoOp, IoRequest};
 use crate::client::{DeviceStatus, Lsids, Refusal};
 use crate::config::Limits;
 use crate::disk::Disk;
+use changed::ChangedState;
 use log_tail::LogTail;
 use overflow_mark::OverflowMark;
 use pending::Pending;
 use plan::{Change, Item, Layout};
+use throttle::Throttle;
 
+pub(crate) use changed::changed_path;
 pub use format::{FormatError, Formatted, format_log_device};
 pub use log_read::LogPacks;
 pub use open::{OpenError, read_super_sector_of};
@@ -125,6 +130,8 @@ struct State {
     epoch: u64,
     pending: Pending,
     tail: LogTail,
+    changed: ChangedState,
+    throttle: Throttle,
     overflow: bool,
     /// Log below this may have been overwritten by packs that an earlier life did not finish.
     log_floor: Lsid,
@@ -248,6 +255,10 @@ impl Engine {
             frozen: state.frozen(),
             read_only: state.failed.is_some(),
             pending_bytes: state.pending.bytes(),
+            on_ring_full: state.throttle.policy,
+            waits_for_ring: state.throttle.waiting,
+            changed_bytes: (state.changed.tracker.at_most().ok()).map(|set| set.len() * set.chunk().bytes()),
+            changed_problem: state.changed_problem(),
             checkpoint_interval_ms: u32::try_from(state.checkpoint_interval.as_millis()).unwrap_or(u32::MAX),
             ldev: shared.log.path().to_string(),
             ddev: shared.data.path().to_string(),
@@ -279,6 +290,14 @@ impl Engine {
         let target = state.lsids.completed;
         if let Err(refusal) = shared.checkpoint_to(state, target) {
             tracing::error!(device = %shared.name, "no checkpoint at the stop, the next start redoes the log: {refusal}");
+        }
+        let unkept = {
+            let state = shared.lock();
+            state.lsids.completed > state.lsids.oldest.max(state.changed.kept.durable)
+        };
+        if unkept {
+            // The next start then need not read the headers of the log.
+            shared.keep_changed();
         }
         self.end_threads();
         let lsids = shared.lock().lsids;
@@ -346,6 +365,10 @@ impl BlockDevice for Engine {
 
     fn allocation(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>, IoErrno> {
         Ok(self.shared.allocation(offset, len, most))
+    }
+
+    fn dirty(&self, offset: u64, len: u64, most: usize) -> Option<Vec<DirtyExtent>> {
+        self.shared.dirty(offset, len, most)
     }
 
     fn submit(&self, IoRequest { op, done }: IoRequest) {

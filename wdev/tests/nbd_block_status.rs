@@ -247,6 +247,10 @@ fn tools_see_the_holes_of_a_real_device_and_copy_it_sparsely_and_byte_equal() {
         // The second time from the data device.
         engine.checkpoint().unwrap();
     }
+    let all_of_it = [(0, 1, 0), (1, 1, 1), (2, 2, 0), (4, 2, 1), (6, 2, 0)];
+    assert_eq!(dirty(&uri, path("nbd.sock").as_str()), all_of_it);
+    engine.set_oldest(engine.status().lsids.prev_written).unwrap();
+    assert_eq!(dirty(&uri, path("nbd.sock").as_str()), [(0, 8, 0)]);
     let copy = path("copy");
     tool("libnbd-bin", "nbdcopy", &[&uri, copy.as_str()]);
     let mut expected = vec![0; 8 << 20];
@@ -262,4 +266,46 @@ fn tools_see_the_holes_of_a_real_device_and_copy_it_sparsely_and_byte_equal() {
     );
     drop(server);
     engine.stop();
+}
+
+/// What has changed, as `(MiB, MiB, 1 if so)`, by two clients that agree.
+fn dirty(uri: &str, socket: &str) -> Vec<(u64, u64, u64)> {
+    let number = |e: &serde_json::Value, key: &str| e[key].as_u64().unwrap();
+    let map = tool("libnbd-bin", "nbdinfo", &["--map=walb:dirty", "--json", uri]);
+    let map: serde_json::Value = serde_json::from_str(&map).unwrap();
+    let by_libnbd: Vec<_> = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            (
+                number(e, "offset") >> 20,
+                number(e, "length") >> 20,
+                number(e, "type"),
+            )
+        })
+        .collect();
+    let options =
+        format!("driver=nbd,server.type=unix,server.path={socket},export=vol,x-dirty-bitmap=walb:dirty");
+    let map = tool(
+        "qemu-utils",
+        "qemu-img",
+        &["map", "--output=json", "--image-opts", &options],
+    );
+    let map: serde_json::Value = serde_json::from_str(&map).unwrap();
+    // QEMU shows the bit of a context that it does not know as that of a hole.
+    let by_qemu: Vec<_> = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            (
+                number(e, "start") >> 20,
+                number(e, "length") >> 20,
+                u64::from(!e["data"].as_bool().unwrap()),
+            )
+        })
+        .collect();
+    assert_eq!(by_libnbd, by_qemu, "{map}");
+    by_libnbd
 }

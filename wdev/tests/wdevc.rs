@@ -161,6 +161,8 @@ fn a_device_lives_through_its_commands() {
         &["clear-wal", "vol0", "10"],
         &["reset-wal", "vol0"],
         &["resize", "vol0"],
+        &["forget-changed", "vol0"],
+        &["set-on-ring-full", "vol0", "throttle"],
     ] {
         assert_eq!(place.good(args), "", "{args:?}");
     }
@@ -169,6 +171,27 @@ fn a_device_lives_through_its_commands() {
     assert_eq!(
         (&status["checkpoint_interval_ms"], &status["pbs"]),
         (&5000.into(), &512.into())
+    );
+    assert_eq!(
+        (&status["on_ring_full"], &status["changed_bytes"]),
+        (&"throttle".into(), &0.into())
+    );
+    let stored = std::fs::read_to_string(place.path().join("state/devices/vol0.toml")).unwrap();
+    assert!(stored.contains("on_ring_full = \"throttle\""), "{stored}");
+    let uuid = status["uuid"].as_str().unwrap();
+    assert_eq!(place.good(&["get-changed", "vol0"]), format!("{uuid} 0 16 0\n"));
+    let changed: serde_json::Value =
+        serde_json::from_str(&place.good(&["get-changed", "vol0", "--json"])).unwrap();
+    assert_eq!(
+        (&changed["base_uuid"], &changed["blocks"]),
+        (&uuid.into(), &serde_json::json!([]))
+    );
+    assert_eq!(
+        place
+            .wdevc(&["set-on-ring-full", "vol0", "sometimes"])
+            .status
+            .code(),
+        Some(1)
     );
     assert!(
         place
@@ -219,6 +242,8 @@ fn a_device_of_the_kernel_driver_is_told_by_its_path() {
             "{error}"
         );
     }
+    let error = place.bad(&["set-on-ring-full", "/dev/walb/no-such-device", "throttle"]);
+    assert!(error.contains("always goes on"), "{error}");
     let error = place.bad(&["delete-wdev", "/dev/walb/no-such-device"]);
     assert!(error.contains("the tool that started it"), "{error}");
 }

@@ -31,7 +31,7 @@ pub struct ChangedChunks {
     pub base_uuid: Uuid,
     /// Where that log had been released up to.
     pub base_lsid: Lsid,
-    /// Size of a chunk, a power of two, at least 64 KiB.
+    /// Size of a chunk, a power of two: 64 KiB, but 4 KiB and up for small devices, and more for huge ones.
     pub chunk: Lb,
     /// The device's size; its last chunk may be shorter.
     pub device_size: Lb,
@@ -114,11 +114,11 @@ mod tests {
 
     #[test]
     fn changed_chunks_arrive_as_they_were_sent_and_end_where_the_device_does() {
-        let (size, base) = (Lb(128 * 10 + 8), (Uuid([7; 16]), Lsid(99)));
+        let (size, base) = (Lb(128 * 300 + 8), (Uuid([7; 16]), Lsid(99)));
         for (ranges, bytes) in [
             (&[][..], 0),
             (&[(0, 2), (5, 1)], 3 << 16),
-            (&[(9, 2)], (1 << 16) + 8 * 512),
+            (&[(299, 2)], (1 << 16) + 8 * 512),
         ] {
             let sent = ChangedChunks::of_ranges(base, size, ranges);
             let (header, bulk) = sent.encode();

@@ -15,7 +15,7 @@ use walb_common::types::{Lb, Lsid};
 use super::{
     Changed, ChangedChunks, DeviceError, DeviceStatus, LogChunk, Refusal, WalDevice, default_socket,
 };
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, OnRingFull};
 use crate::control::frame;
 use crate::control::message::{Call, ListEntry, Reply, Request, Response};
 
@@ -82,6 +82,12 @@ impl WdevClient {
     /// Milliseconds between automatic checkpoints, 0 is off.
     pub async fn set_checkpoint_interval(&self, ms: u32) -> Result<(), DeviceError> {
         self.done("set-checkpoint-interval", Call::SetCheckpointInterval { ms })
+            .await
+    }
+
+    /// What happens when the ring is full of log that was not released, now and after restarts.
+    pub async fn set_on_ring_full(&self, policy: OnRingFull) -> Result<(), DeviceError> {
+        self.done("set-on-ring-full", Call::SetOnRingFull { policy })
             .await
     }
 
@@ -240,6 +246,7 @@ fn call_name(call: &Call) -> &'static str {
         Call::Resize { .. } => "resize",
         Call::Changed => "changed",
         Call::ForgetChanged => "forget-changed",
+        Call::SetOnRingFull { .. } => "set-on-ring-full",
         Call::SetCheckpointInterval { .. } => "set-checkpoint-interval",
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use walb_common::types::{Lb, Lsid, Uuid};
 
 use crate::client::{ChangedHeader, DeviceStatus, Refusal};
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, OnRingFull};
 
 /// A request. `device` is empty for those about the daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,6 +86,11 @@ pub enum Call {
     Changed,
     /// See `WalDevice::forget_changed`.
     ForgetChanged,
+    /// What happens when the ring is full, now and after restarts.
+    SetOnRingFull {
+        /// The policy.
+        policy: OnRingFull,
+    },
     /// Milliseconds between automatic checkpoints, 0 is off.
     SetCheckpointInterval {
         /// At most a day.

@@ -78,7 +78,8 @@ impl RunningDevice {
 
     /// Front-ends first, so that what they still have in flight is answered; then the engine, cleanly.
     pub fn stop(&self) {
-        self.engine.melt();
+        // Nothing that a front-end has in flight may wait for an operator, or for log to be released.
+        self.engine.release_writers();
         let front_ends = std::mem::take(&mut *self.front_ends.lock().unwrap_or_else(PoisonError::into_inner));
         drop(front_ends);
         self.remote.remove(&self.config.name);

@@ -143,6 +143,7 @@ fn blocking(daemon: &Daemon, name: &str, call: Call) -> Answer {
             Changed::Unknown { reason } => (Reply::Changed(Err(reason)), vec![]),
         }),
         Call::ForgetChanged => engine.forget_changed().map(done),
+        Call::SetOnRingFull { policy } => daemon.set_on_ring_full(&device, policy).map(done),
         Call::SetCheckpointInterval { ms } => engine.set_checkpoint_interval(ms).map(done),
         Call::Status
         | Call::Version

@@ -1,51 +1,229 @@
-//! What has changed since the log was last released; see [`crate::client::ChangedChunks`].
+//! What has changed since the log was last released: kept in memory with every write, in a file before log is overwritten.
+//!
+//! The order that makes it safe: every change that the log since the oldest lsid does not tell any more is in the file,
+//! durable, before its log is overwritten. So the writer waits, hardly ever, for [`Kept::tried`]; the file is asked for long
+//! before, when half of the ring (or 1 GiB) is not covered by it. A file that cannot be stored holds nobody up: what has
+//! changed is then known until the device is closed, and lost with a reason after that.
+//!
+//! A log reset carries the changes on: file (for both logs), then super sector, then memory.
 
+mod file;
+mod kept;
+mod load;
 mod log_scan;
+mod tracker;
 
-use super::{Engine, Shared};
-use crate::chunk_set::chunk_for;
-use crate::client::{Changed, ChangedChunks, Refusal};
+use std::io;
 use std::sync::atomic::Ordering;
-use walb_common::types::Lb;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use walb_common::types::{LB_SIZE, Lb, Lsid, Uuid};
+
+use super::{Engine, Shared, State, Stopping, wait};
+use crate::block::DirtyExtent;
+use crate::client::{Changed, ChangedChunks, Refusal};
+
+pub(in crate::engine) use file::ChangedFile;
+#[cfg(test)]
+pub(in crate::engine) use file::Found;
+pub(crate) use file::changed_path;
+pub(in crate::engine) use kept::Kept;
+pub(in crate::engine) use load::load;
+#[cfg(test)]
+pub(in crate::engine) use load::{LogFacts, resume};
+pub(in crate::engine) use tracker::{Part, Tracker};
+
+/// The changes, and how far they are stored.
+#[derive(Debug)]
+pub(super) struct ChangedState {
+    pub tracker: Tracker,
+    pub kept: Kept,
+    /// Taken before the state's lock, and after the super sector's.
+    pub file: Arc<Mutex<ChangedFile>>,
+}
+
+impl From<ChangedFile> for Arc<Mutex<ChangedFile>> {
+    fn from(file: ChangedFile) -> Self {
+        Self::new(Mutex::new(file))
+    }
+}
+
+impl ChangedState {
+    /// Log below `oldest` is released. The file tells the difference only once it is stored anew.
+    pub(super) fn set_oldest(&mut self, oldest: Lsid) {
+        self.tracker.set_oldest(oldest);
+        self.kept.released(oldest);
+    }
+
+    /// The log was reset.
+    pub(super) fn reset_to(&mut self, uuid: Uuid, ring: u64) {
+        self.tracker = self.tracker.after_reset(uuid, ring);
+        self.kept.reset();
+    }
+}
+
+impl State {
+    /// Whether log that ends at `end` would overwrite what neither the rest of the log nor the file tells.
+    pub(super) fn outruns_the_file(&self, end: Lsid) -> bool {
+        self.changed
+            .kept
+            .is_outrun_by(end, self.lsids.oldest, &self.layout.ring)
+    }
+
+    /// What keeps the changes from being known, or from being stored.
+    pub(super) fn changed_problem(&self) -> Option<String> {
+        match self.changed.tracker.at_most() {
+            Err(reason) => Some(format!("not known: {reason}")),
+            Ok(_) => (self.changed.kept.problem.as_ref())
+                .map(|e| format!("known until the device is closed, but cannot be stored: {e}")),
+        }
+    }
+
+    /// Whether the file is to be stored.
+    pub(super) fn keep_due(&self) -> bool {
+        let (kept, lsids) = (&self.changed.kept, &self.lsids);
+        self.failed.is_none() && kept.is_due(lsids.completed, lsids.oldest, &self.layout.ring)
+    }
+}
+
+impl Shared {
+    /// Stores everything completed so far in the file, once its log is permanent.
+    pub(super) fn keep_changed(&self) {
+        let mut state = self.lock();
+        let (target, epoch) = (state.lsids.completed, state.epoch);
+        state.changed.tracker.cut();
+        while state.lsids.permanent < target && state.epoch == epoch {
+            if state.failed.is_some() || state.stopping == Stopping::Now {
+                return;
+            }
+            state.sync_wanted = true;
+            self.syncer.notify_one();
+            state = wait(&self.moved, state);
+        }
+        drop(state);
+        self.make_changed_exact();
+        let file = self.changed_file();
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        if state.epoch != epoch {
+            return;
+        }
+        let permanent = state.lsids.permanent;
+        let snapshot = state.changed.tracker.snapshot(permanent);
+        drop(state);
+        let result = file.store(&snapshot, None);
+        state = self.lock();
+        let upto = snapshot.end();
+        state.changed.tracker.compact(upto);
+        self.note_kept(&mut state, result, (snapshot.oldest(), upto), target.max(upto));
+        drop(state);
+        drop(file);
+        self.writer.notify_all();
+        self.moved.notify_all();
+    }
+
+    /// A snapshot of the log from `from` to `upto` was stored, or not.
+    fn note_kept(&self, state: &mut State, result: io::Result<()>, (from, upto): (Lsid, Lsid), tried: Lsid) {
+        let problem = result.err().map(|error| error.to_string());
+        if let Some(error) = &problem {
+            tracing::error!(device = %self.name, "store what has changed: {error}");
+        }
+        let oldest = state.lsids.oldest;
+        state.changed.kept.stored((from, upto), tried, oldest, problem);
+    }
+
+    pub(super) fn changed_file(&self) -> Arc<Mutex<ChangedFile>> {
+        Arc::clone(&self.lock().changed.file)
+    }
+
+    /// Stores what has changed, all of it permanent, for the present log and for the one a reset makes of it.
+    /// An error is remembered and holds nobody up.
+    pub(super) fn keep_for_reset(&self, file: &MutexGuard<'_, ChangedFile>, next: Uuid) {
+        let mut state = self.lock();
+        state.changed.tracker.cut();
+        let permanent = state.lsids.permanent;
+        let snapshot = state.changed.tracker.snapshot(permanent);
+        drop(state);
+        let result = file.store(&snapshot, Some(next));
+        let upto = snapshot.end();
+        self.note_kept(&mut self.lock(), result, (snapshot.oldest(), upto), upto);
+    }
+
+    /// Reads again the headers of the segment in which log was released, so that no more counts as changed than has.
+    /// Best effort: what cannot be read stays.
+    pub(super) fn make_changed_exact(&self) {
+        let state = self.lock();
+        let Some(stretch) = state.changed.tracker.inexact() else {
+            return;
+        };
+        let (layout, epoch, chunk) = (state.layout, state.epoch, state.changed.tracker.chunk());
+        drop(state);
+        let size = Lb(self.size.load(Ordering::Relaxed));
+        let scanned = log_scan::scan(&self.log, (layout.ring, layout.salt), stretch, size, chunk);
+        let mut state = self.lock();
+        match scanned {
+            Ok(set) if state.epoch == epoch => state.changed.tracker.make_exact(stretch, set),
+            Ok(_) => {}
+            Err(fault) => tracing::debug!(device = %self.name, "changes stay inexact: {fault}"),
+        }
+    }
+
+    /// Extents of a checked range, for block status.
+    pub(super) fn dirty(&self, offset: u64, len: u64, most: usize) -> Option<Vec<DirtyExtent>> {
+        let state = self.lock();
+        let set = state.changed.tracker.at_most().ok()?;
+        let (mut at, end) = (offset, offset + len);
+        let mut extents = Vec::new();
+        for (first, count) in set.runs_within(Lb(offset / LB_SIZE), Lb(end / LB_SIZE)) {
+            for (upto, dirty) in [(first.bytes(), false), (first.bytes() + count.bytes(), true)] {
+                if upto > at && extents.len() < most {
+                    extents.push(DirtyExtent {
+                        len: upto - at,
+                        dirty,
+                    });
+                    at = upto;
+                }
+            }
+            if extents.len() >= most {
+                break;
+            }
+        }
+        if at < end && extents.len() < most {
+            extents.push(DirtyExtent {
+                len: end - at,
+                dirty: false,
+            });
+        }
+        Some(extents)
+    }
+}
 
 impl Engine {
     /// See [`crate::client::WalDevice::changed`].
     pub fn changed(&self) -> Result<Changed, Refusal> {
         let shared = &self.shared;
-        let (uuid, layout, lsids, overflow, epoch) = {
-            let state = shared.lock();
-            (state.uuid, state.layout, state.lsids, state.overflow, state.epoch)
-        };
-        let unknown = |reason| Ok(Changed::Unknown { reason });
-        if overflow {
-            return unknown("log was overwritten before it was released".to_owned());
-        }
-        let size = Lb(shared.size.load(Ordering::Relaxed));
-        let range = (lsids.oldest, lsids.completed);
-        let scanned = log_scan::scan(
-            &shared.log,
-            (layout.ring, layout.salt),
-            range,
-            size,
-            chunk_for(size),
-        );
+        shared.make_changed_exact();
         let state = shared.lock();
-        if state.epoch != epoch || Shared::gone_below(&state) > lsids.oldest {
-            return unknown("the log was released or reset meanwhile: ask again".to_owned());
-        }
-        drop(state);
-        match scanned {
-            Ok(set) => Ok(Changed::Known(ChangedChunks::new(
-                (uuid, lsids.oldest),
-                size,
-                set,
-            ))),
-            Err(fault) => unknown(fault.to_string()),
-        }
+        let tracker = &state.changed.tracker;
+        Ok(match tracker.total() {
+            Part::Known(set) => Changed::Known(ChangedChunks::new(tracker.base(), tracker.device_size, set)),
+            Part::Lost { reason } => Changed::Unknown { reason },
+        })
     }
 
     /// See [`crate::client::WalDevice::forget_changed`].
     pub fn forget_changed(&self) -> Result<(), Refusal> {
-        self.shared.lock().check_writable()
+        let shared = &self.shared;
+        {
+            let mut state = shared.lock();
+            state.check_writable()?;
+            state.changed.tracker.forget_carried();
+        }
+        shared.keep_changed();
+        match shared.lock().changed.kept.problem.clone() {
+            // A crash would bring it back: too much changed, never too little.
+            Some(reason) => Err(Refusal::Io { reason }),
+            None => Ok(()),
+        }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use walb_common::disk::fault;
 
 use super::plan::{Batch, Item, plan};
+use super::throttle;
 use super::{Freeze, Shared, State, Stopping, UNSYNCED_MAX_BYTES, wait, wait_for};
 use crate::block::IoErrno;
 
@@ -20,7 +21,10 @@ pub(super) fn run(shared: &Shared) {
     // The request that the last batch took only part of stays here, and is first in the next one.
     let mut taken: VecDeque<Item> = VecDeque::new();
     while let Some(state) = next_work(shared, &mut taken) {
-        let (begin, layout) = (state.lsids.latest, state.layout);
+        let (begin, mut layout) = (state.lsids.latest, state.layout);
+        if let Some(room) = state.throttled_room() {
+            layout = layout.with_room(room);
+        }
         drop(state);
         let batch = plan(&mut taken, &layout, begin);
         write_batch(shared, batch);
@@ -63,6 +67,10 @@ fn next_work<'a>(shared: &'a Shared, taken: &mut VecDeque<Item>) -> Option<Mutex
             state = wait(&shared.writer, state);
             continue;
         }
+        if state.throttled() {
+            state = throttle::hold(shared, state, taken);
+            continue;
+        }
         let room = REQUESTS_MAX.saturating_sub(taken.len()).min(state.queue.len());
         taken.extend(state.queue.drain(..room));
         state.writer_busy = true;
@@ -90,6 +98,8 @@ fn write_batch(shared: &Shared, batch: Batch) {
         for (at, len, fill) in &pack.changes {
             state.pending.insert(*at, *len, fill.clone(), pack.end);
         }
+        let changes = pack.changes.iter().map(|(at, len, _)| (*at, *len));
+        state.changed.tracker.add_pack(pack.end, changes);
         state.tail.push(pack.begin, pack.end, pack.bytes);
     }
     state.lsids.completed = end;
@@ -155,7 +165,12 @@ fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
             state.checkpoint_target = state.checkpoint_target.max(lsids.completed);
             shared.checkpointer.notify_one();
         }
-        if !(pending_full || held_full || unsynced_full || ring_full) {
+        let outruns_the_file = state.outruns_the_file(batch.end);
+        state.changed.kept.wanted |= outruns_the_file;
+        if state.keep_due() {
+            shared.checkpointer.notify_one();
+        }
+        if !(pending_full || held_full || unsynced_full || ring_full || outruns_the_file) {
             break;
         }
         if lsids.permanent < lsids.completed {

@@ -1,5 +1,6 @@
 //! Control operations: flush, checkpoint, release and reset of the log, freeze, resize.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -98,7 +99,12 @@ impl Engine {
             .store_super_sector(&next)
             .map_err(|e| shared.log_failed(&e))?;
         *sector = next;
-        shared.lock().lsids.oldest = lsid;
+        let mut state = shared.lock();
+        state.lsids.oldest = lsid;
+        state.changed.set_oldest(lsid);
+        drop(state);
+        // Writes may wait for room in the ring.
+        shared.writer.notify_all();
         Ok(())
     }
 
@@ -106,11 +112,12 @@ impl Engine {
     ///
     /// The order, each step durable before the next:
     /// 1. no writer, everything logged so far on the data device, checkpoint: the old log is complete and needs no redo;
-    /// 2. the new super sector (lsids 0, new uuid and salt), one block: before it the log is the old one, after it the new;
-    /// 3. a zero block at lsid 0. A crash before this is harmless: the salt was chosen so that the block that is there
+    /// 2. what has changed since the last release, for the old log and the new one; best effort, [`super::changed`];
+    /// 3. the new super sector (lsids 0, new uuid and salt), one block: before it the log is the old one, after it the new;
+    /// 4. a zero block at lsid 0. A crash before this is harmless: the salt was chosen so that the block that is there
     ///    is no header under it.
     ///
-    /// The mark of an overflow names the old uuid, so step 2 takes it back as well.
+    /// The mark of an overflow names the old uuid, so step 3 takes it back as well.
     pub fn reset_log(&self) -> Result<(), Refusal> {
         let shared = &self.shared;
         {
@@ -139,6 +146,7 @@ impl Engine {
         }
         let target = state.lsids.completed;
         shared.checkpoint_to(state, target)?;
+        shared.make_changed_exact();
         let mut sector = shared.lock_super_sector();
         let mut state = shared.lock();
         if state.stopping == Stopping::Now {
@@ -181,6 +189,9 @@ impl Engine {
                 format!("the log device shrank: room for a ring of {found} blocks, expected {expected}");
             return Err(Refusal::Bad { reason });
         }
+        let file = shared.changed_file();
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.keep_for_reset(&file, fresh.uuid());
         fault::point("wdev.reset.before_super_sector").map_err(|e| shared.log_failed(&e))?;
         shared
             .store_super_sector(&fresh)
@@ -193,6 +204,7 @@ impl Engine {
         let mut state = shared.lock();
         state.epoch += 1;
         state.uuid = fresh.uuid();
+        state.changed.reset_to(fresh.uuid(), fresh.ring_size());
         state.layout = Layout::new(fresh.ring(), fresh.salt(), shared.pack_max_bytes());
         state.lsids = Lsids::default();
         state.checkpoint_target = Lsid(0);
@@ -241,6 +253,11 @@ impl Engine {
                 "size {size} blocks, expected {present} (now: a device never shrinks) to {available} (the data device)"
             );
             return Err(Refusal::Bad { reason });
+        }
+        if size > present {
+            // What it grows by counts as changed, durably before anybody can write there.
+            shared.lock().changed.tracker.resize(size);
+            shared.keep_changed();
         }
         // Stored before the first write behind the old end can be acknowledged.
         let next = sector.clone().with_device_size(size);

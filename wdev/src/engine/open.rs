@@ -26,10 +26,12 @@ use walb_common::format::log_device::{
 };
 use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize};
 
+use super::changed::{self, ChangedFile, ChangedState};
 use super::log_tail::LogTail;
 use super::overflow_mark::OverflowMark;
 use super::pending::Pending;
 use super::plan::Layout;
+use super::throttle::Throttle;
 use super::{Engine, Freeze, READERS, Shared, State, Stopping, UNSYNCED_MAX_BYTES};
 use super::{log_sync, log_write, read, write_behind};
 use crate::client::Lsids;
@@ -98,7 +100,7 @@ pub enum OpenError {
 }
 
 impl Engine {
-    /// Opens a device. `state_file` is where it remembers an overflow.
+    /// Opens a device. `state_file` is where it remembers an overflow; what has changed is remembered beside it.
     pub fn open(config: &DeviceConfig, state_file: &Utf8Path) -> Result<Arc<Self>, OpenError> {
         let open = |path| Disk::open_with(path, config.limits.io);
         let (log, data) = (open(&config.ldev)?, open(&config.ddev)?);
@@ -155,7 +157,16 @@ impl Engine {
         tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, log_direct, data_direct, "open");
         // Packs torn behind the end lie where the previous lap was: after an overflow that can be log not yet released.
         let log_floor = if overflow { redo_from } else { Lsid(0) };
-        let shared = shared(config, log, data, mark, sector, end, (overflow, log_floor));
+        let changed = changed::load(&config.name, ChangedFile::beside(state_file), &log, &sector, end);
+        let shared = shared(
+            config,
+            log,
+            data,
+            mark,
+            sector,
+            end,
+            (overflow, log_floor, changed),
+        );
         let engine = Arc::new(Self {
             shared,
             threads: Mutex::default(),
@@ -338,7 +349,7 @@ fn shared(
     overflow_mark: OverflowMark,
     sector: SuperSector,
     end: Lsid,
-    (overflow, log_floor): (bool, Lsid),
+    (overflow, log_floor, changed): (bool, Lsid, ChangedState),
 ) -> Arc<Shared> {
     let limits = config.limits;
     let layout = Layout::new(
@@ -364,6 +375,12 @@ fn shared(
         epoch: 0,
         pending: Pending::default(),
         tail: LogTail::new((limits.log_tail_mib as usize) << 20),
+        changed,
+        throttle: Throttle {
+            policy: limits.on_ring_full,
+            waiting: false,
+            over: false,
+        },
         overflow,
         log_floor,
         failed: None,

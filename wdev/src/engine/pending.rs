@@ -68,7 +68,7 @@ impl Piece {
 }
 
 /// The set.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Pending {
     pieces: BTreeMap<u64, Piece>,
     bytes: u64,

@@ -66,6 +66,17 @@ impl Layout {
         self.ring.pbs()
     }
 
+    /// Blocks of ring in which a batch of any first record has room: its header, padding and data.
+    pub fn room_for_any(&self) -> u64 {
+        (2 * self.record_max_pb + 2).min(self.ring.size())
+    }
+
+    /// The same with batches of at most `room` blocks, if that is [`Self::room_for_any`].
+    pub fn with_room(self, room: u64) -> Self {
+        let batch_max_pb = self.batch_max_pb.min(room);
+        Self { batch_max_pb, ..self }
+    }
+
     fn record_max(&self) -> Lb {
         Lb((self.record_max_pb * self.pbs().lbs()).min(65535))
     }

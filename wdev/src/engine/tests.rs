@@ -6,11 +6,13 @@
 mod allocation;
 mod changed;
 mod crash;
+mod exhaustive;
 mod io;
 mod log;
 mod model;
 mod power_loss;
 mod stop;
+mod throttle;
 
 use std::fs::File;
 use std::sync::Arc;

@@ -154,13 +154,20 @@ fn join(pieces: &[Piece]) -> (Option<Write>, usize) {
     (Some(write).filter(|_| count > 0), count)
 }
 
-/// The checkpointer: by interval, on demand, and when the ring demands it. Runs until the device stops.
+/// The checkpointer, which stores what has changed as well: by interval, on demand, and when the ring demands it. Runs
+/// until the device stops.
 pub(super) fn run_checkpoints(shared: &Shared) {
     let mut last = Instant::now();
     let mut state = shared.lock();
     loop {
         if state.stopping == Stopping::Now {
             return;
+        }
+        if state.keep_due() {
+            drop(state);
+            shared.keep_changed();
+            state = shared.lock();
+            continue;
         }
         let Some(patience) = until_checkpoint(&state, last) else {
             state = wait(&shared.checkpointer, state);

@@ -20,6 +20,7 @@ use super::sysfs::{Sysfs, SysfsError};
 use crate::client::{Changed, DeviceError, DeviceStatus, LogChunk, Lsids, Refusal, WalDevice};
 use crate::log_packs::PackReader;
 
+const NO_BITMAP: &str = "the kernel driver keeps no bitmap";
 /// How often a follower looks whether there is log, and a checkpoint whether writing back has got there.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the driver may take to write back, or to sync, what is already logged.
@@ -332,6 +333,10 @@ impl Inner {
                 .0
                 .saturating_sub(lsids.written.0)
                 .saturating_mul(pbs.bytes() as u64),
+            on_ring_full: crate::config::OnRingFull::GoOn,
+            waits_for_ring: false,
+            changed_bytes: None,
+            changed_problem: Some(NO_BITMAP.to_owned()),
             checkpoint_interval_ms: interval,
             ldev: self.sysfs.underlying("ldev").map_err(failed)?,
             ddev: self.sysfs.underlying("ddev").map_err(failed)?,
@@ -520,7 +525,7 @@ impl WalDevice for KernelDevice {
 
     async fn changed(&self) -> Result<Changed, DeviceError> {
         Ok(Changed::Unknown {
-            reason: "the kernel driver keeps no bitmap".to_owned(),
+            reason: NO_BITMAP.to_owned(),
         })
     }
 

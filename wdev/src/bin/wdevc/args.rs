@@ -2,6 +2,7 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use walb_wdev::config::OnRingFull;
 
 /// Controls WalB devices of this host.
 ///
@@ -61,6 +62,9 @@ pub struct Create {
     /// Most data not yet on the data device, MiB.
     #[arg(long, value_name = "MIB")]
     pub maxp: Option<u32>,
+    /// What happens when the ring is full of log that was not released [default: go-on].
+    #[arg(long, value_name = "POLICY")]
+    pub on_ring_full: Option<OnRingFull>,
     /// Accepted for scripts; has no effect here.
     #[arg(long, value_name = "MIB")]
     pub minp: Option<u32>,
@@ -240,6 +244,37 @@ pub enum Command {
         after_help = "Example:\n  wdevc is-log-overflow vol0"
     )]
     IsLogOverflow(Wdev),
+    /// Prints which chunks have changed since log was last released.
+    ///
+    /// First line: uuid and lsid that the changes count from, blocks of a chunk, changed bytes. Then a line for each run of
+    /// changed blocks: first block and count, in blocks of 512 bytes. Fails with the reason when it is not known.
+    #[command(
+        name = "get-changed",
+        after_help = "Example:\n  wdevc get-changed vol0 --json"
+    )]
+    GetChanged {
+        /// The device.
+        #[command(flatten)]
+        wdev: Wdev,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forgets the changes that a log reset carried on: they count from the beginning of the present log then.
+    #[command(name = "forget-changed", after_help = "Example:\n  wdevc forget-changed vol0")]
+    ForgetChanged(Wdev),
+    /// Sets what happens when the ring is full of log that was not released: writes go on, or wait for a release.
+    #[command(
+        name = "set-on-ring-full",
+        after_help = "Example:\n  wdevc set-on-ring-full vol0 throttle"
+    )]
+    SetOnRingFull {
+        /// The device.
+        #[command(flatten)]
+        wdev: Wdev,
+        /// go-on overwrites that log; throttle lets writes wait.
+        policy: OnRingFull,
+    },
     /// Drops all log: new uuid, lsids from 0, overflow cleared. The data are kept.
     #[command(name = "reset-wal", after_help = "Example:\n  wdevc reset-wal vol0")]
     ResetWal(Wdev),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use walb_common::types::{Lb, Lsid};
-use walb_wdev::client::{DeviceError, DeviceSpec, DeviceStatus, WalDevice, WdevClient};
+use walb_wdev::client::{Changed, DeviceError, DeviceSpec, DeviceStatus, WalDevice, WdevClient};
 use walb_wdev::config::{DeviceConfig, Limits};
 use walb_wdev::kernel::KernelDevice;
 
@@ -49,6 +49,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::ForceCheckpoint(wdev) => open(wdev)?.wal().checkpoint().await?,
         Command::SetOldestLsid { wdev, lsid } => open(wdev)?.wal().set_oldest(Lsid(*lsid)).await?,
         Command::Resize { wdev, lb } => drop(open(wdev)?.wal().resize((*lb > 0).then_some(Lb(*lb))).await?),
+        Command::GetChanged { wdev, json } => print_changed(open(wdev)?.wal().changed().await?, *json)?,
+        Command::ForgetChanged(wdev) => open(wdev)?.wal().forget_changed().await?,
+        Command::SetOnRingFull { wdev, policy } => match open(wdev)? {
+            Device::Wdev(device) => device.set_on_ring_full(*policy).await?,
+            Device::Kernel(_) => anyhow::bail!("{}: the kernel driver always goes on", wdev.wdev),
+        },
         Command::ResetWal(wdev) => drop(open(wdev)?.wal().reset_log().await?),
         Command::ClearWal { wdev, timeout } => {
             let work = clear_wal(open(wdev)?);
@@ -157,6 +163,7 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
             .min(default.logpack_max_kib),
         pending_max_mib: options.maxp.unwrap_or(default.pending_max_mib).max(1),
         nbd_clients: options.nbd_clients.unwrap_or(default.nbd_clients).max(1),
+        on_ring_full: options.on_ring_full.unwrap_or(default.on_ring_full),
         log_sync_interval_ms: options.fp.unwrap_or(default.log_sync_interval_ms),
         ..default
     };
@@ -169,6 +176,32 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
         fuse: here(&options.fuse)?,
         limits,
     })
+}
+
+fn print_changed(changed: Changed, json: bool) -> anyhow::Result<()> {
+    let chunks = match changed {
+        Changed::Known(chunks) => chunks,
+        Changed::Unknown { reason } => anyhow::bail!("what has changed is not known: {reason}"),
+    };
+    if json {
+        let blocks: Vec<_> = chunks.blocks().map(|(at, len)| [at.0, len.0]).collect();
+        let object = serde_json::json!({
+            "base_uuid": chunks.base_uuid,
+            "base_lsid": chunks.base_lsid,
+            "chunk_lb": chunks.chunk,
+            "device_size_lb": chunks.device_size,
+            "bytes": chunks.bytes(),
+            "blocks": blocks,
+        });
+        println!("{object}");
+        return Ok(());
+    }
+    let (uuid, lsid, chunk) = (chunks.base_uuid, chunks.base_lsid, chunks.chunk);
+    println!("{uuid} {lsid} {chunk} {}", chunks.bytes());
+    for (at, len) in chunks.blocks() {
+        println!("{at} {len}");
+    }
+    Ok(())
 }
 
 /// Not a reset: uuid and salt are kept, and what is not yet permanent stays in the log.
@@ -202,6 +235,15 @@ fn print_status(status: &DeviceStatus) {
     println!("log_capacity_pb {}", status.log_capacity_pb);
     println!("log_usage_pb {}", status.log_usage_pb);
     println!("log_overflow {}", u8::from(status.overflow));
+    println!("on_ring_full {}", status.on_ring_full);
+    println!("waits_for_ring {}", u8::from(status.waits_for_ring));
+    match status.changed_bytes {
+        Some(bytes) => println!("changed_bytes {bytes}"),
+        None => println!("changed_bytes unknown"),
+    }
+    if let Some(problem) = &status.changed_problem {
+        println!("changed_problem {problem}");
+    }
     println!("frozen {}", u8::from(status.frozen));
     println!("read_only {}", u8::from(status.read_only));
     println!("pending_bytes {}", status.pending_bytes);

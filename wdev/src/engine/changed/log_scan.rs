@@ -11,7 +11,7 @@ use crate::chunk_set::ChunkSet;
 
 /// Why a stretch of the log does not tell what it changed.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::engine) enum ScanFault {
+pub(super) enum ScanFault {
     #[error("read the log at lsid {lsid}: {source}")]
     Io { lsid: Lsid, source: io::Error },
     #[error("the log at lsid {lsid} is gone or damaged: {source}")]
@@ -22,7 +22,7 @@ pub(in crate::engine) enum ScanFault {
 
 /// Chunks changed by the packs of `[from, to)`; packs begin at both. Each header carries its lsid and a checksum, so a
 /// stretch that was overwritten is an error and never taken for another one.
-pub(in crate::engine) fn scan(
+pub(super) fn scan(
     log: &impl ReadAt,
     (ring, salt): (Ring, Salt),
     (from, to): (Lsid, Lsid),

@@ -102,6 +102,7 @@ struct Met {
     wrapped: usize,
     overflowed: usize,
     not_overflowed: usize,
+    unchanged: usize,
 }
 
 impl Met {
@@ -110,6 +111,7 @@ impl Met {
         self.lost_sectors += volume.machine.lost_sectors();
         self.wrapped += usize::from(volume.laps > 0);
         self.overflowed += usize::from(volume.overflowed);
+        self.unchanged += volume.unchanged;
         self.not_overflowed += usize::from(volume.laps > 0 && !volume.overflowed);
     }
 }
@@ -162,6 +164,7 @@ fn a_power_loss_at_any_instant_leaves_a_prefix_with_everything_that_was_flushed(
         lives(seed, &dir, &mut met);
     }
     assert!(met.taken > 0 && met.lost_sectors > 0, "{met:?}");
+    assert!(met.unchanged > 1000, "{met:?}");
     assert!(
         met.wrapped > 0 && met.overflowed > 0 && met.not_overflowed > 0,
         "{met:?}"

@@ -1,5 +1,6 @@
 //! A volume on two fault disks, and all that was ever asked of it: what may be on it after a power loss follows from that.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize, Uuid};
 
 use super::fault_disk::{Machine, Which};
 use crate::block::{BlockDevice, IoErrno, IoOp, IoRequest, submit_and_wait};
-use crate::client::Refusal;
+use crate::client::{Changed, Refusal};
 use crate::config::{DeviceConfig, Limits};
 use crate::disk::Disk;
 use crate::engine::{Engine, OpenError};
@@ -61,6 +62,8 @@ struct Known {
 struct Follower {
     next: Lsid,
     image: Vec<Stamp>,
+    /// The image at each end of a pack.
+    past: BTreeMap<Lsid, Vec<Stamp>>,
 }
 
 pub struct Volume {
@@ -79,6 +82,10 @@ pub struct Volume {
     stamp: Stamp,
     follower: Option<Follower>,
     oldest: Lsid,
+    /// What the device held at the positions from which changes may count.
+    bases: HashMap<(Uuid, Lsid), Vec<Stamp>>,
+    /// Blocks that were told not to have changed, and so had not.
+    pub unchanged: usize,
     /// Blocks asked for that a power loss took, in all.
     pub taken: usize,
     /// Laps of the ring, in blocks of the log written.
@@ -131,7 +138,10 @@ impl Volume {
             follower: Some(Follower {
                 next: Lsid(0),
                 image: base.clone(),
+                past: BTreeMap::new(),
             }),
+            bases: HashMap::from([((sector.uuid(), Lsid(0)), base.clone())]),
+            unchanged: 0,
             base,
             history: vec![],
             known: Arc::default(),
@@ -275,6 +285,10 @@ impl Volume {
             if next <= self.oldest {
                 return;
             }
+            let past = self.follower.as_ref().and_then(|f| f.past.get(&next));
+            if let Some(image) = past {
+                self.bases.insert((engine.status().uuid, next), image.clone());
+            }
             match engine.set_oldest(next) {
                 // Writers may have come by since.
                 Err(Refusal::Bad { .. }) if engine.status().overflow => {}
@@ -315,6 +329,8 @@ impl Volume {
         self.settle();
         if self.check(self.engine().reset_log()) {
             self.known.durable.store(self.history.len(), Ordering::Relaxed);
+            self.bases
+                .insert((self.engine().status().uuid, Lsid(0)), self.model());
         }
         // Whether it happened or not: the follower begins anew at what is found next.
         (self.follower, self.oldest) = (None, Lsid(0));
@@ -356,11 +372,32 @@ impl Volume {
             return;
         }
         match self.read() {
-            Ok(found) => assert!(
-                stamps(&found) == self.model(),
-                "a read does not show the newest write"
-            ),
+            Ok(found) => {
+                let found = stamps(&found);
+                assert!(found == self.model(), "a read does not show the newest write");
+                self.check_changed(&found);
+            }
             Err(errno) => assert!(!self.machine.powered(), "on good disks: {errno}"),
+        }
+    }
+
+    /// What is told not to have changed is what it was at the base.
+    fn check_changed(&mut self, now: &[Stamp]) {
+        let told = match self.engine().changed().unwrap() {
+            Changed::Known(told) => told,
+            Changed::Unknown { reason } => panic!("what has changed is not known: {reason}"),
+        };
+        let Some(base) = self.bases.get(&(told.base_uuid, told.base_lsid)) else {
+            return;
+        };
+        let mut changed = [false; BLOCKS];
+        for (at, len) in told.blocks() {
+            let at = usize::try_from(at.0).unwrap();
+            changed[at..at + usize::try_from(len.0).unwrap()].fill(true);
+        }
+        for (n, _) in changed.iter().enumerate().filter(|(_, changed)| !**changed) {
+            assert_eq!(now[n], base[n], "block {n} changed, and nobody was told");
+            self.unchanged += 1;
         }
     }
 
@@ -436,8 +473,16 @@ impl Volume {
             );
         } else {
             let (next, image) = (status.lsids.latest, found.clone());
-            self.follower = Some(Follower { next, image });
+            let past = BTreeMap::from([(next, image.clone())]);
+            self.follower = Some(Follower { next, image, past });
         }
+        if status.lsids.latest == Lsid(0) {
+            // Perhaps the reset happened that the power loss cut.
+            self.bases
+                .entry((status.uuid, Lsid(0)))
+                .or_insert_with(|| found.clone());
+        }
+        self.check_changed(&found);
         (self.base, self.history, self.known) = (found, vec![], Arc::default());
     }
 }
@@ -460,6 +505,7 @@ impl Follower {
                 self.image[at..at + written.len()].copy_from_slice(&written);
             }
             (rest, self.next) = (behind, header.next_lsid());
+            self.past.insert(self.next, self.image.clone());
         }
     }
 }
