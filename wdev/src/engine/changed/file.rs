@@ -215,3 +215,79 @@ fn decode(bytes: &[u8], ring: u64) -> Result<Found, FileError> {
         next_uuid: stored.next_uuid,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracker() -> Tracker {
+        let mut old = Tracker::new(Uuid([1; 16]), Lsid(5), Lb(2000), 64);
+        old.add_pack(Lsid(9), [(Lb(0), Lb(3)), (Lb(900), Lb(90))]);
+        let mut tracker = old.after_reset(Uuid([2; 16]), 64);
+        for n in 1..30 {
+            tracker.add_pack(Lsid(n * 3), [(Lb(n * 60), Lb(1))]);
+        }
+        tracker.resize(Lb(2500));
+        tracker.push(
+            Lsid(90),
+            Part::Lost {
+                reason: "gone".to_owned(),
+            },
+        );
+        tracker
+    }
+
+    #[test]
+    fn what_is_stored_is_found() {
+        let stored = tracker();
+        for next in [None, Some(Uuid([3; 16]))] {
+            let found = decode(&encode(&stored, next).unwrap(), 64).unwrap();
+            assert_eq!(found.next_uuid, next);
+            assert_eq!(found.tracker.base(), (Uuid([1; 16]), Lsid(5)));
+            assert_eq!(found.tracker.segments, stored.segments);
+            assert_eq!(found.tracker.carried, stored.carried);
+            assert_eq!(found.tracker.grown, stored.grown);
+            assert_eq!(found.tracker.total(), stored.total());
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let good = encode(&tracker(), None).unwrap();
+        for at in 0..good.len() {
+            decode(&good[..at], 64).unwrap_err();
+            for bit in 0..8 {
+                let mut bytes = good.clone();
+                bytes[at] ^= 1 << bit;
+                decode(&bytes, 64).unwrap_err();
+            }
+        }
+    }
+
+    /// As somebody would who computes the checksum anew.
+    #[test]
+    fn content_that_makes_no_sense_is_refused_and_never_worse() {
+        let good = encode(&tracker(), None).unwrap();
+        let body = good.len() - SUM;
+        let mut refused = 0;
+        for at in MAGIC.len()..body {
+            for value in [
+                0,
+                1,
+                0x7f,
+                0x80,
+                0xc0,
+                0xff,
+                good[at] ^ 1,
+                good[at].wrapping_add(1),
+            ] {
+                let mut bytes = good[..body].to_vec();
+                bytes[at] = value;
+                let sum = blake3::hash(&bytes);
+                bytes.extend_from_slice(sum.as_bytes());
+                refused += usize::from(decode(&bytes, 64).map(|found| found.tracker.total()).is_err());
+            }
+        }
+        assert!(refused > body, "{refused}");
+    }
+}

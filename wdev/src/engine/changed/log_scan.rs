@@ -9,6 +9,9 @@ use walb_common::types::{Lb, Lsid};
 
 use crate::chunk_set::ChunkSet;
 
+/// Read at once: many small packs, or the header of a large one and little more.
+const WINDOW_BYTES: usize = 64 << 10;
+
 /// Why a stretch of the log does not tell what it changed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ScanFault {
@@ -30,12 +33,20 @@ pub(super) fn scan(
     chunk: Lb,
 ) -> Result<ChunkSet, ScanFault> {
     let mut set = ChunkSet::new(chunk);
-    let mut block = vec![0; ring.pbs().bytes()];
-    let mut lsid = from;
+    let pb = ring.pbs().bytes();
+    let most = (WINDOW_BYTES / pb) as u64;
+    let mut window = vec![0; WINDOW_BYTES];
+    let (mut lsid, mut window_at, mut window_end) = (from, from, from);
     while lsid < to {
-        log.read_exact_at(&mut block, ring.offset_of(lsid))
-            .map_err(|source| ScanFault::Io { lsid, source })?;
-        let header = LogpackHeader::decode(&block, ring.pbs(), salt, lsid)
+        if lsid >= window_end {
+            let count = most.min(ring.left_at(lsid)).min(to.0 - lsid.0);
+            (window_at, window_end) = (lsid, Lsid(lsid.0 + count));
+            let bytes = &mut window[..usize::try_from(count).unwrap_or(WINDOW_BYTES / pb) * pb];
+            log.read_exact_at(bytes, ring.offset_of(lsid))
+                .map_err(|source| ScanFault::Io { lsid, source })?;
+        }
+        let at = usize::try_from(lsid.0 - window_at.0).unwrap_or_default() * pb;
+        let header = LogpackHeader::decode(&window[at..at + pb], ring.pbs(), salt, lsid)
             .map_err(|source| ScanFault::NoPack { lsid, source })?;
         let end = header.next_lsid();
         if end > to {
