@@ -82,6 +82,8 @@ pub struct Limits {
     pub data_direct: bool,
     /// What happens when the ring is full of log that was not released.
     pub on_ring_full: OnRingFull,
+    /// A thread of the device ends when it has had nothing to do for so long; the next request starts it again.
+    pub thread_idle_ms: u32,
     /// NBD clients at once on the unix socket, and as many over TCP; further ones are refused.
     pub nbd_clients: u32,
 }
@@ -98,6 +100,7 @@ impl Default for Limits {
             log_direct: true,
             data_direct: false,
             on_ring_full: OnRingFull::GoOn,
+            thread_idle_ms: 10_000,
             nbd_clients: 64,
         }
     }

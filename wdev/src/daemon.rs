@@ -11,6 +11,7 @@
 mod device;
 mod dispatch;
 mod listen;
+mod memory;
 mod remote;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use device::RunningDevice;
 use remote::Remote;
 
 pub use listen::{ListenError, bind_control_socket};
+pub use memory::{LockMemory, give_memory_back};
 pub use remote::Network;
 
 /// Longest device file believed.

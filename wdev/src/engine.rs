@@ -1,4 +1,4 @@
-//! The device itself: one log device, one data device, four threads and a few readers.
+//! The device itself: one log device, one data device, and up to four threads and a few readers while there is work.
 //!
 //! ```text
 //!  submit --> queue --> [log writer] plan, one gathered write per batch --> completed --> acknowledge
@@ -31,6 +31,7 @@ mod overflow_mark;
 mod pending;
 mod plan;
 mod read;
+mod threads;
 mod throttle;
 mod write_behind;
 
@@ -40,7 +41,6 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -56,6 +56,7 @@ use log_tail::LogTail;
 use overflow_mark::OverflowMark;
 use pending::Pending;
 use plan::{Change, Item, Layout};
+use threads::Bell;
 use throttle::Throttle;
 
 pub(crate) use changed::changed_path;
@@ -71,7 +72,6 @@ const READERS: usize = 3;
 /// An open device.
 pub struct Engine {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the threads share.
@@ -90,17 +90,17 @@ struct Shared {
     super_sector: Mutex<SuperSector>,
     state: Mutex<State>,
     /// The queue, a freeze or room for a batch changed: the log writer looks again.
-    writer: Condvar,
+    writer: Bell,
     /// Log waits for a sync.
-    syncer: Condvar,
+    syncer: Bell,
     /// Something became permanent, or written back.
-    behind: Condvar,
+    behind: Bell,
     /// A checkpoint is wanted or possible.
-    checkpointer: Condvar,
+    checkpointer: Bell,
     /// A read was queued.
-    reader: Condvar,
+    reader: Bell,
     /// Positions moved or a thread came to rest: control calls look again.
-    moved: Condvar,
+    moved: Bell,
     /// The permanent lsid, for those who follow the log; `None` once the device has stopped.
     permanent: watch::Sender<Option<Lsid>>,
 }
@@ -191,15 +191,15 @@ impl Shared {
     }
 
     fn wake_all(&self) {
-        for condvar in [
-            &self.writer,
-            &self.syncer,
-            &self.behind,
-            &self.checkpointer,
-            &self.reader,
-            &self.moved,
-        ] {
-            condvar.notify_all();
+        for bell in self.bells() {
+            bell.notify_all();
+        }
+    }
+
+    /// All threads that are there look at the state again.
+    fn nudge_all(&self) {
+        for bell in self.bells() {
+            bell.nudge();
         }
     }
 
@@ -210,7 +210,7 @@ impl Shared {
         let flushes = std::mem::take(&mut state.flushes);
         let queue = std::mem::take(&mut state.queue);
         drop(state);
-        self.wake_all();
+        self.nudge_all();
         for done in flushes
             .into_iter()
             .map(|(_, d)| d)
@@ -281,7 +281,7 @@ impl Engine {
             state.stopping = Stopping::Draining;
         }
         state.freeze = Freeze::Melted;
-        shared.wake_all();
+        shared.nudge_all();
         while state.failed.is_none()
             && (state.writer_busy || state.part_logged || !state.queue.is_empty() || !state.reads.is_empty())
         {
@@ -320,16 +320,15 @@ impl Engine {
             let reads = std::mem::take(&mut state.reads).into_iter().map(|item| item.done);
             flushes.chain(queue).chain(reads).collect()
         };
-        self.shared.wake_all();
+        self.shared.nudge_all();
         for done in leftover {
             done(Err(IoErrno::ESHUTDOWN));
         }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!(device = %self.shared.name, "a thread of the device panicked");
-            }
+        let mut state = self.shared.lock();
+        while self.shared.threads() > 0 {
+            state = wait(&self.shared.moved, state);
         }
+        drop(state);
         // A request that the log writer finished meanwhile can have come to wait for a sync that is not done any more.
         let late = std::mem::take(&mut self.shared.lock().flushes);
         for (_, done) in late {
@@ -385,6 +384,10 @@ impl BlockDevice for Engine {
                 }
                 state.reads.push_back(ReadItem { offset, len, done });
                 self.shared.reader.notify_one();
+                if state.reads.len() > 1 {
+                    // Those who have been woken are not there yet, or busy.
+                    self.shared.reader.call_another();
+                }
                 return;
             }
             IoOp::Write { offset, data, fua } => (

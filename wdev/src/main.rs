@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use walb_common::disk::replace_durable;
 use walb_common::wire::tls::{TlsContext, TlsFiles};
 use walb_wdev::client::default_socket;
-use walb_wdev::daemon::{Daemon, Network, bind_control_socket};
+use walb_wdev::daemon::{Daemon, LockMemory, Network, bind_control_socket, give_memory_back};
 use walb_wdev::nbd::bind_tcp;
 
 /// Runs user-space WalB devices: every write goes to a log device first, where walb-storage picks it up.
@@ -45,6 +45,10 @@ struct Args {
     /// The private key of our certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_ca")]
     tls_key: Option<PathBuf>,
+    /// Which memory of this process is never paged out: short of memory, the kernel may need this process to get some.
+    /// With swap on one of its devices it must be "all".
+    #[arg(long, value_enum, default_value = "code")]
+    lock_memory: LockMemory,
     /// More messages.
     #[arg(long)]
     debug: bool,
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     if let Err(error) = walb_wdev::fuse::mark_as_io_path() {
         tracing::debug!("not marked as an IO path: {error}");
     }
+    args.lock_memory.at_start();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -106,6 +111,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         let daemon = tokio::task::spawn_blocking(move || Daemon::open(&dir, network))
             .await
             .context("open the devices")??;
+        // What redo needed, on a thread for each device, goes back.
+        give_memory_back();
+        args.lock_memory.when_open();
         let listener = tokio::net::UnixListener::from_std(listener)?;
         tracing::info!(%socket, dir = %args.dir, "ready");
         let server = tokio::spawn(std::sync::Arc::clone(&daemon).serve(listener, stop.clone()));

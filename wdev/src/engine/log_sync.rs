@@ -5,21 +5,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use walb_common::disk::fault;
 
-use super::{Shared, Stopping, wait, wait_for};
+use super::threads::{Leave, Patience};
+use super::{Shared, Stopping, wait_for};
 
-/// Runs until the device stops.
-pub(super) fn run(shared: &Shared) {
+/// Runs while there is log to sync.
+pub(super) fn run(shared: &Shared) -> Leave {
+    let mut patience = Patience::default();
     let interval = Duration::from_millis(shared.limits.log_sync_interval_ms.into());
     let mut unsynced_since: Option<Instant> = None;
     let mut state = shared.lock();
     loop {
         if state.stopping == Stopping::Now {
-            return;
+            return Leave::Stopped;
         }
         if state.failed.is_some() || state.lsids.completed <= state.lsids.permanent {
             state.sync_wanted = false;
             unsynced_since = None;
-            state = wait(&shared.syncer, state);
+            match shared.syncer.rest(shared, state, &mut patience) {
+                Some(still) => state = still,
+                None => return Leave::Idle,
+            }
             continue;
         }
         let since = *unsynced_since.get_or_insert_with(Instant::now);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use walb_common::disk::fault;
 
 use super::plan::{Batch, Item, plan};
+use super::threads::{Leave, Patience};
 use super::throttle;
 use super::{Freeze, Shared, State, Stopping, UNSYNCED_MAX_BYTES, wait, wait_for};
 use crate::block::IoErrno;
@@ -16,11 +17,16 @@ use crate::block::IoErrno;
 /// Most requests in one batch.
 const REQUESTS_MAX: usize = 2048;
 
-/// Runs until the device stops.
-pub(super) fn run(shared: &Shared) {
+/// Runs while there are requests.
+pub(super) fn run(shared: &Shared) -> Leave {
+    let mut patience = Patience::default();
     // The request that the last batch took only part of stays here, and is first in the next one.
     let mut taken: VecDeque<Item> = VecDeque::new();
-    while let Some(state) = next_work(shared, &mut taken) {
+    let leave = loop {
+        let state = match next_work(shared, &mut taken, &mut patience) {
+            Ok(state) => state,
+            Err(leave) => break leave,
+        };
         let (begin, mut layout) = (state.lsids.latest, state.layout);
         if let Some(room) = state.throttled_room() {
             layout = layout.with_room(room);
@@ -38,18 +44,23 @@ pub(super) fn run(shared: &Shared) {
             }
         }
         shared.moved.notify_all();
-    }
+    };
     for item in taken {
         (item.done)(Err(IoErrno::ESHUTDOWN));
     }
+    leave
 }
 
-/// Waits for requests that may be worked on. None: the device stops.
-fn next_work<'a>(shared: &'a Shared, taken: &mut VecDeque<Item>) -> Option<MutexGuard<'a, State>> {
+/// Waits for requests that may be worked on.
+fn next_work<'a>(
+    shared: &'a Shared,
+    taken: &mut VecDeque<Item>,
+    patience: &mut Patience,
+) -> Result<MutexGuard<'a, State>, Leave> {
     let mut state = shared.lock();
     loop {
         if state.stopping == Stopping::Now {
-            return None;
+            return Err(Leave::Stopped);
         }
         if let Freeze::Until(end) = state.freeze {
             let left = end.saturating_duration_since(Instant::now());
@@ -62,8 +73,15 @@ fn next_work<'a>(shared: &'a Shared, taken: &mut VecDeque<Item>) -> Option<Mutex
             state = wait_for(&shared.writer, state, left);
             continue;
         }
-        let idle = taken.is_empty() && state.queue.is_empty();
-        if state.freeze == Freeze::Frozen || state.holds > 0 || idle {
+        if taken.is_empty() && state.queue.is_empty() {
+            if patience.over() {
+                // Whoever follows the log of a device at rest can read it from the log device.
+                state.tail.clear();
+            }
+            state = shared.writer.rest(shared, state, patience).ok_or(Leave::Idle)?;
+            continue;
+        }
+        if state.freeze == Freeze::Frozen || state.holds > 0 {
             state = wait(&shared.writer, state);
             continue;
         }
@@ -74,7 +92,7 @@ fn next_work<'a>(shared: &'a Shared, taken: &mut VecDeque<Item>) -> Option<Mutex
         let room = REQUESTS_MAX.saturating_sub(taken.len()).min(state.queue.len());
         taken.extend(state.queue.drain(..room));
         state.writer_busy = true;
-        return Some(state);
+        return Ok(state);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Opening a device: believe the super sector, redo the log, find out whether log was lost, start the threads.
+//! Opening a device: believe the super sector, redo the log, find out whether log was lost.
 //!
 //! Redo, in this order, each step durable before the next:
 //! 1. the log is synced (what an ended process left in the page cache becomes permanent) and read back from the disk;
@@ -13,8 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -31,9 +30,9 @@ use super::log_tail::LogTail;
 use super::overflow_mark::OverflowMark;
 use super::pending::Pending;
 use super::plan::Layout;
+use super::threads::{self, Bell, Work};
 use super::throttle::Throttle;
-use super::{Engine, Freeze, READERS, Shared, State, Stopping, UNSYNCED_MAX_BYTES};
-use super::{log_sync, log_write, read, write_behind};
+use super::{Engine, Freeze, Shared, State, Stopping, UNSYNCED_MAX_BYTES};
 use crate::client::Lsids;
 use crate::config::DeviceConfig;
 use crate::disk::{Disk, OpenDiskError};
@@ -167,17 +166,12 @@ impl Engine {
             end,
             (overflow, log_floor, changed),
         );
-        let engine = Arc::new(Self {
-            shared,
-            threads: Mutex::default(),
-        });
-        // Dropped when one is refused, the engine ends those that run.
-        engine.start_threads().map_err(|source| OpenError::Io {
+        threads::prepare().map_err(|source| OpenError::Io {
             act: "start the threads for",
             path: config.ddev.clone(),
             source,
         })?;
-        Ok(engine)
+        Ok(Arc::new(Self { shared }))
     }
 }
 
@@ -397,7 +391,7 @@ fn shared(
         checkpoint_interval: Duration::from_millis(limits.checkpoint_interval_ms.into()),
         stopping: Stopping::No,
     };
-    Arc::new(Shared {
+    Arc::new_cyclic(|me| Shared {
         name: config.name.clone(),
         pbs: sector.pbs(),
         limits,
@@ -408,31 +402,12 @@ fn shared(
         size: AtomicU64::new(sector.device_size().0),
         super_sector: Mutex::new(sector),
         state: Mutex::new(state),
-        writer: Condvar::new(),
-        syncer: Condvar::new(),
-        behind: Condvar::new(),
-        checkpointer: Condvar::new(),
-        reader: Condvar::new(),
-        moved: Condvar::new(),
+        writer: Bell::of(Work::LogWrite, me),
+        syncer: Bell::of(Work::LogSync, me),
+        behind: Bell::of(Work::WriteBehind, me),
+        checkpointer: Bell::of(Work::Checkpoint, me),
+        reader: Bell::of(Work::Read, me),
+        moved: Bell::plain(),
         permanent: watch::Sender::new(Some(end)),
     })
-}
-
-impl Engine {
-    fn start_threads(&self) -> io::Result<()> {
-        let bodies: [(&str, fn(&Shared)); 4] = [
-            ("log-write", log_write::run),
-            ("log-sync", log_sync::run),
-            ("write-behind", write_behind::run),
-            ("checkpoint", write_behind::run_checkpoints),
-        ];
-        let readers = std::iter::repeat_n(("read", read::run as fn(&Shared)), READERS);
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, body) in bodies.into_iter().chain(readers) {
-            let shared = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name(name.to_owned());
-            threads.push(builder.spawn(move || body(&shared))?);
-        }
-        Ok(())
-    }
 }

@@ -8,13 +8,15 @@ use bytes::Bytes;
 use walb_common::types::{LB_SIZE, Lb};
 
 use super::pending::{Fill, Piece};
-use super::{Engine, ReadItem, Shared, Stopping, wait};
+use super::threads::{Leave, Patience};
+use super::{Engine, ReadItem, Shared, Stopping};
 use crate::block::{Done, IoErrno};
 use crate::disk::{AlignedBuf, Read};
 
-/// A reader thread. Runs until the device stops.
-pub(super) fn run(shared: &Shared) {
+/// A reader thread.
+pub(super) fn run(shared: &Shared) -> Leave {
     let depth = shared.data.read_depth();
+    let mut patience = Patience::default();
     loop {
         let mut state = shared.lock();
         while state.reads.is_empty() {
@@ -23,9 +25,12 @@ pub(super) fn run(shared: &Shared) {
                 shared.moved.notify_all();
             }
             if state.stopping == Stopping::Now {
-                return;
+                return Leave::Stopped;
             }
-            state = wait(&shared.reader, state);
+            match shared.reader.rest(shared, state, &mut patience) {
+                Some(still) => state = still,
+                None => return Leave::Idle,
+            }
         }
         let count = depth.min(state.reads.len());
         let items: Vec<ReadItem> = state.reads.drain(..count).collect();

@@ -26,13 +26,13 @@ use crate::block::{IoErrno, IoOp, submit_and_wait};
 use crate::config::{DeviceConfig, Limits};
 
 /// A device in a directory of its own.
-struct Place {
+pub(super) struct Place {
     dir: tempfile::TempDir,
-    limits: Limits,
+    pub limits: Limits,
 }
 
 impl Place {
-    fn new(pbs: PhysicalBlockSize, log_bytes: u64, data_bytes: u64) -> Self {
+    pub fn new(pbs: PhysicalBlockSize, log_bytes: u64, data_bytes: u64) -> Self {
         let limits = Limits {
             checkpoint_interval_ms: 0,
             log_sync_interval_ms: 5,
@@ -71,12 +71,12 @@ impl Place {
         }
     }
 
-    fn open(&self) -> Arc<Engine> {
+    pub fn open(&self) -> Arc<Engine> {
         Engine::open(&self.config(), &self.path("state")).unwrap()
     }
 }
 
-fn write(engine: &Engine, at_lb: u64, data: Vec<u8>) -> Result<(), IoErrno> {
+pub(super) fn write(engine: &Engine, at_lb: u64, data: Vec<u8>) -> Result<(), IoErrno> {
     let op = IoOp::Write {
         offset: at_lb * LB_SIZE,
         data: Bytes::from(data),
@@ -85,11 +85,11 @@ fn write(engine: &Engine, at_lb: u64, data: Vec<u8>) -> Result<(), IoErrno> {
     submit_and_wait(engine, op).map(drop)
 }
 
-fn flush(engine: &Engine) {
+pub(super) fn flush(engine: &Engine) {
     submit_and_wait(engine, IoOp::Flush).unwrap();
 }
 
-fn read_all(engine: &Engine) -> Vec<u8> {
+pub(super) fn read_all(engine: &Engine) -> Vec<u8> {
     use crate::block::BlockDevice;
     let len = u32::try_from(engine.size()).unwrap();
     submit_and_wait(engine, IoOp::Read { offset: 0, len })
@@ -97,6 +97,6 @@ fn read_all(engine: &Engine) -> Vec<u8> {
         .to_vec()
 }
 
-fn block_of(value: u8, blocks: u64) -> Vec<u8> {
+pub(super) fn block_of(value: u8, blocks: u64) -> Vec<u8> {
     vec![value; usize::try_from(blocks * LB_SIZE).unwrap()]
 }

@@ -15,6 +15,7 @@ use walb_common::format::log_device::{SUPER_SECTOR_OFFSET, SuperSector};
 use walb_common::types::{LB_SIZE, Lsid};
 
 use super::pending::{Fill, Piece};
+use super::threads::{Leave, Patience};
 use super::{Shared, State, Stopping, wait, wait_for};
 use crate::client::Refusal;
 use crate::disk::Write;
@@ -26,10 +27,13 @@ const ROUND_MAX_BYTES: usize = 8 << 20;
 /// A round waits so long for more to sort and join, unless the pending set is getting full.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// Runs until the device stops.
-pub(super) fn run(shared: &Shared) {
-    let mut seen = shared.lock().lsids.written;
-    let mut epoch = 0;
+/// Runs while there is something to write.
+pub(super) fn run(shared: &Shared) -> Leave {
+    let mut patience = Patience::default();
+    let (mut seen, mut epoch) = {
+        let state = shared.lock();
+        (state.lsids.written, state.epoch)
+    };
     loop {
         let mut state = shared.lock();
         if state.epoch != epoch {
@@ -37,12 +41,15 @@ pub(super) fn run(shared: &Shared) {
         }
         loop {
             if state.stopping == Stopping::Now {
-                return;
+                return Leave::Stopped;
             }
             if state.failed.is_none() && state.lsids.permanent > seen {
                 break;
             }
-            state = wait(&shared.behind, state);
+            match shared.behind.rest(shared, state, &mut patience) {
+                Some(still) => state = still,
+                None => return Leave::Idle,
+            }
             if state.epoch != epoch {
                 (seen, epoch) = (state.lsids.written, state.epoch);
             }
@@ -155,13 +162,14 @@ fn join(pieces: &[Piece]) -> (Option<Write>, usize) {
 }
 
 /// The checkpointer, which stores what has changed as well: by interval, on demand, and when the ring demands it. Runs
-/// until the device stops.
-pub(super) fn run_checkpoints(shared: &Shared) {
+/// while one is to come.
+pub(super) fn run_checkpoints(shared: &Shared) -> Leave {
+    let mut patience = Patience::default();
     let mut last = Instant::now();
     let mut state = shared.lock();
     loop {
         if state.stopping == Stopping::Now {
-            return;
+            return Leave::Stopped;
         }
         if state.keep_due() {
             drop(state);
@@ -169,12 +177,15 @@ pub(super) fn run_checkpoints(shared: &Shared) {
             state = shared.lock();
             continue;
         }
-        let Some(patience) = until_checkpoint(&state, last) else {
-            state = wait(&shared.checkpointer, state);
+        let Some(left) = until_checkpoint(&state, last) else {
+            match shared.checkpointer.rest(shared, state, &mut patience) {
+                Some(still) => state = still,
+                None => return Leave::Idle,
+            }
             continue;
         };
-        if !patience.is_zero() {
-            state = wait_for(&shared.checkpointer, state, patience);
+        if !left.is_zero() {
+            state = wait_for(&shared.checkpointer, state, left);
             continue;
         }
         drop(state);

@@ -2,7 +2,7 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use walb_wdev::config::OnRingFull;
+use walb_wdev::config::{IoEngine, OnRingFull};
 
 /// Controls WalB devices of this host.
 ///
@@ -65,6 +65,15 @@ pub struct Create {
     /// What happens when the ring is full of log that was not released [default: go-on].
     #[arg(long, value_name = "POLICY")]
     pub on_ring_full: Option<OnRingFull>,
+    /// How reads and writes that can be done at once are done.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io: IoEngine,
+    /// Write the log through the page cache. It goes past it otherwise, where the log device takes that.
+    #[arg(long)]
+    pub log_buffered: bool,
+    /// Read and write the data past the page cache, where the data device takes that. They go through it otherwise.
+    #[arg(long)]
+    pub data_direct: bool,
     /// Accepted for scripts; has no effect here.
     #[arg(long, value_name = "MIB")]
     pub minp: Option<u32>,

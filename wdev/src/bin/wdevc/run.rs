@@ -164,6 +164,9 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
         pending_max_mib: options.maxp.unwrap_or(default.pending_max_mib).max(1),
         nbd_clients: options.nbd_clients.unwrap_or(default.nbd_clients).max(1),
         on_ring_full: options.on_ring_full.unwrap_or(default.on_ring_full),
+        io: options.io,
+        log_direct: !options.log_buffered,
+        data_direct: options.data_direct,
         log_sync_interval_ms: options.fp.unwrap_or(default.log_sync_interval_ms),
         ..default
     };

@@ -34,10 +34,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(pbs: PhysicalBlockSize, ring_blocks: u64, way: Way, steps: Vec<Step>) {
+fn run(pbs: PhysicalBlockSize, ring_blocks: u64, way: Way, idle_ms: u32, steps: Vec<Step>) {
     let log_bytes = (u64::from(u32::from(pbs)) * ring_blocks) + 3 * 4096;
     let mut place = Place::new(pbs, log_bytes, BLOCKS * LB_SIZE);
     way.set(&mut place.limits);
+    place.limits.thread_idle_ms = idle_ms;
     let mut model = block_of(0, BLOCKS);
     let mut engine = place.open();
     for (n, step) in steps.into_iter().enumerate() {
@@ -115,10 +116,10 @@ proptest! {
     #[test]
     fn reads_see_the_newest_write_through_crashes_restarts_and_many_laps_of_the_ring(
         steps in proptest::collection::vec(any_step(), 1..60), large in any::<bool>(), ring in 20..90u64,
-        way in proptest::sample::select(&WAYS),
+        way in proptest::sample::select(&WAYS), idle_ms in proptest::sample::select(&[0, 1, 10_000]),
     ) {
         let pbs = if large { PhysicalBlockSize::B4096 } else { PhysicalBlockSize::B512 };
-        run(pbs, ring, way, steps);
+        run(pbs, ring, way, idle_ms, steps);
     }
 }
 

@@ -1,5 +1,6 @@
 //! One run of fio and what it says.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -75,6 +76,9 @@ pub struct Sample {
     pub cpu_us: f64,
 }
 
+/// How many operations took so many nanoseconds, in fio's own steps.
+pub type Histogram = BTreeMap<u64, u64>;
+
 const PERCENTILES: [&str; 3] = ["50.000000", "99.000000", "99.900000"];
 
 impl Sample {
@@ -99,14 +103,20 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Runs fio on a device for some seconds.
-pub fn run(setup: &Setup, target: Target, mode: &Mode, seconds: f64, size: u64) -> Result<Sample> {
+pub fn run(
+    setup: &Setup,
+    target: Target,
+    mode: &Mode,
+    seconds: f64,
+    size: u64,
+) -> Result<(Sample, Histogram)> {
     let answer = setup.dir().join("fio.json");
     let before = setup.cpu_seconds(target)?;
     let mut command = Command::new("fio");
     command
         .args([
             "--name=x",
-            "--output-format=json",
+            "--output-format=json+",
             "--time_based",
             "--randrepeat=0",
         ])
@@ -127,7 +137,7 @@ pub fn run(setup: &Setup, target: Target, mode: &Mode, seconds: f64, size: u64) 
     sample(&text, cpu).with_context(|| format!("fio's answer: {text}"))
 }
 
-fn sample(text: &str, cpu_seconds: f64) -> Result<Sample> {
+fn sample(text: &str, cpu_seconds: f64) -> Result<(Sample, Histogram)> {
     // It may begin with warnings.
     let json = text.find('{').map_or("", |at| &text[at..]);
     let answer: Value = serde_json::from_str(json)?;
@@ -143,13 +153,18 @@ fn sample(text: &str, cpu_seconds: f64) -> Result<Sample> {
     anyhow::ensure!(done > 0.0, "fio did nothing");
     let percentiles =
         |of: &Value| PERCENTILES.map(|percentile| of["percentile"][percentile].as_f64().unwrap_or(0.0) / 1e3);
-    Ok(Sample {
+    let bins = side["clat_ns"]["bins"].as_object().into_iter().flatten();
+    let histogram = bins
+        .map(|(ns, count)| Ok((ns.parse()?, count.as_u64().context("bins")?)))
+        .collect::<Result<_>>()?;
+    let sample = Sample {
         iops: number(&side["iops"], "iops")?,
         mb_per_second: number(&side["bw_bytes"], "bw_bytes")? / 1e6,
         latency_us: percentiles(&side["clat_ns"]),
         flush_us: percentiles(&job["sync"]["lat_ns"]),
         cpu_us: cpu_seconds * 1e6 / done,
-    })
+    };
+    Ok((sample, histogram))
 }
 
 #[cfg(test)]
@@ -161,9 +176,11 @@ mod tests {
         let text = r#"fio: a warning
             {"jobs":[{"read":{"total_ios":0},
             "write":{"total_ios":1000,"iops":250.0,"bw_bytes":1024000,
-                     "clat_ns":{"percentile":{"50.000000":1000,"99.000000":2000,"99.900000":3000}}},
+                     "clat_ns":{"percentile":{"50.000000":1000,"99.000000":2000,"99.900000":3000},
+                                 "bins":{"1000":600,"2000":400}}},
             "sync":{"lat_ns":{"percentile":{"50.000000":5000,"99.000000":6000,"99.900000":7000}}}}]}"#;
-        let got = sample(text, 0.5).unwrap();
+        let (got, histogram) = sample(text, 0.5).unwrap();
+        assert_eq!(histogram, BTreeMap::from([(1000, 600), (2000, 400)]));
         assert_eq!((got.iops, got.mb_per_second, got.cpu_us), (250.0, 1.024, 500.0));
         assert_eq!((got.latency_us, got.flush_us), ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0]));
         assert!(

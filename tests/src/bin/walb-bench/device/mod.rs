@@ -4,13 +4,14 @@
 //! are medians; ratios are over the plain file in the same round.
 
 mod fio;
+mod picture;
 mod print;
 mod targets;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use fio::{Mode, Sample};
+use fio::{Histogram, Mode, Sample};
 use targets::{Setup, Target};
 use walb_common::types::parse_size;
 
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// Where files go while it runs (seven times the size, at most); by default the target directory.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Draw how the latencies are distributed into this SVG file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
     /// One JSON object with every sample, instead of tables.
     #[arg(long)]
     json: bool,
@@ -51,6 +55,9 @@ struct Row {
     samples: Vec<Sample>,
     /// Medians of the rounds.
     median: Sample,
+    /// Latencies of all rounds.
+    #[serde(skip)]
+    histogram: Histogram,
     /// Median of each round's IOPS over those of the plain file in the same round.
     iops_ratio: f64,
 }
@@ -92,6 +99,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         all.extend(rows);
     }
+    if let Some(path) = &arguments.svg {
+        std::fs::write(path, picture::svg(&all)).with_context(|| format!("write {}", path.display()))?;
+    }
     if arguments.json {
         println!("{}", print::json(&all, arguments)?);
     } else {
@@ -107,17 +117,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn measure(setup: &Setup, mode: &Mode, chosen: &[Target], arguments: &Arguments) -> Result<Vec<Row>> {
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); chosen.len()];
+    let mut histograms = vec![Histogram::new(); chosen.len()];
     for round in 1..=arguments.rounds {
         eprintln!("{}, round {round} of {} ...", mode.name, arguments.rounds);
         for (at, &target) in chosen.iter().enumerate() {
             interrupt::check()?;
-            let sample = fio::run(setup, target, mode, arguments.seconds, arguments.size)
+            let (sample, histogram) = fio::run(setup, target, mode, arguments.seconds, arguments.size)
                 .with_context(|| format!("{} on {target:?}", mode.name))?;
             samples[at].push(sample);
+            for (ns, count) in histogram {
+                *histograms[at].entry(ns).or_default() += count;
+            }
         }
     }
     let file: Vec<f64> = samples[0].iter().map(|s| s.iops).collect();
-    let rows = chosen.iter().zip(samples).map(|(&target, samples)| Row {
+    let measured = chosen.iter().zip(samples).zip(histograms);
+    let rows = measured.map(|((&target, samples), histogram)| Row {
+        histogram,
         mode: mode.name,
         target,
         median: Sample::median(&samples),
