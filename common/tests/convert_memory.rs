@@ -1,6 +1,6 @@
 //! Goal: merging, applying and restoring take bounded memory, however many wdiffs there are and however their records
-//! share images. Method: 120 wdiffs whose images are 1 MiB and lie across each other, every allocation counted. The
-//! images, with their data decompressed, would take three times the bound.
+//! share images. Method: 120 wdiffs whose images of 1 or 2 MiB lie across each other, every allocation counted. The images,
+//! with their data decompressed, would take three or four times the bound.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -19,24 +19,37 @@ use walb_common::types::{Compression, CompressionSetting, Lb, Lsid, PhysicalBloc
 use walb_fuzz_engine::memory::bounded;
 
 const WDIFFS: u64 = 120;
-const IMAGE: Lb = Lb(2048);
-/// Unaligned, so that the index cuts each image into many pieces.
-const SPACE: u64 = 2048 + 37;
-const VOLUME: Lb = Lb(2 * SPACE + 1000);
+const VOLUME: Lb = Lb(8192);
 /// What is stated: 64 MiB.
 const BOUND: usize = 64 << 20;
 
-/// One image, elsewhere in each wdiff.
-fn wdiff(number: u64, data: &Bytes) -> Bytes {
+/// Where the one image of a wdiff lies. Unaligned, so that the index cuts it into many pieces.
+type Shape = fn(u64) -> (Lb, Lb);
+
+/// Of each but the newest a little survives at its start.
+fn staircase(number: u64) -> (Lb, Lb) {
+    (Lb(1 + 31 * number), Lb(2048))
+}
+
+/// Of each but the newest a little survives at its start, and a little at its end.
+fn pyramid(number: u64) -> (Lb, Lb) {
+    (Lb(1 + 7 * number), Lb(4096 - 14 * number))
+}
+
+fn wdiff((address, blocks): (Lb, Lb), data: &Bytes) -> Bytes {
     let setting = CompressionSetting::of(Compression::Lz4);
     let mut converter = IndexedConverter::new(Vec::new(), Uuid::NIL, setting, DEFAULT_MAX_IO).unwrap();
     let salt = Salt(1);
     let mut builder = LogpackBuilder::new(PhysicalBlockSize::B4096, salt, Lsid(0));
-    let address = Lb(1 + number * 31 % SPACE);
-    builder.push_normal(address, IMAGE, checksum(data, salt)).unwrap();
+    let data = &data[..usize::try_from(blocks.bytes()).unwrap()];
+    builder
+        .push_normal(address, blocks, checksum(data, salt))
+        .unwrap();
     let (header, block) = builder.finish().unwrap();
+    let mut stored = data.to_vec();
+    stored.resize(data.len().next_multiple_of(4096), 0);
     converter
-        .add_pack(&Logpack::from_stored(header, block, data.clone()))
+        .add_pack(&Logpack::from_stored(header, block, stored.into()))
         .unwrap();
     converter.finish().unwrap().0.into()
 }
@@ -76,30 +89,33 @@ impl ImageTarget for Nowhere {
 fn many_wdiffs_of_large_images_across_each_other_take_bounded_memory() {
     // Every second byte noise: about half when compressed.
     let mut noise = 1_u32;
-    let data: Vec<u8> = (0..IMAGE.bytes())
+    let data: Vec<u8> = (0..2_u64 << 20)
         .map(|n| {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             if n / 32 % 2 == 0 { 7 } else { (noise >> 24) as u8 }
         })
         .collect();
     let data = Bytes::from(data);
-    let wdiffs: Vec<Bytes> = (0..WDIFFS).map(|number| wdiff(number, &data)).collect();
-    assert!(wdiffs.iter().all(|w| w.len() < 1 << 20 && w.len() > 1 << 19));
+    let wdiffs = |shape: Shape| -> Vec<Bytes> { (0..WDIFFS).map(|n| wdiff(shape(n), &data)).collect() };
     let go_on = &mut |_| ControlFlow::Continue(());
 
     let setting = CompressionSetting {
         cpus: 2,
         ..CompressionSetting::of(Compression::Lz4)
     };
-    let inputs = readers(&wdiffs);
-    let (_, stats) = bounded(BOUND, || {
-        merge_to_sorted(inputs, io::sink(), Uuid::NIL, setting, Lb(0))
-    })
-    .unwrap();
-    assert!(stats.records_in > 10 * WDIFFS, "{stats:?}");
+    for shape in [staircase as Shape, pyramid] {
+        let inputs = readers(&wdiffs(shape));
+        let merge = || merge_to_sorted(inputs, io::sink(), Uuid::NIL, setting, Lb(0));
+        let (_, stats) = bounded(BOUND, merge).unwrap();
+        assert!(
+            stats.records_in > 10 * WDIFFS && stats.wdiff.records > WDIFFS,
+            "{stats:?}"
+        );
+    }
+    let wdiffs = wdiffs(pyramid);
     let inputs = readers(&wdiffs);
     let applied = bounded(BOUND, || apply_wdiffs(inputs, &Nowhere, DiscardMode::Zero, go_on)).unwrap();
-    assert!(applied.written > IMAGE.bytes());
+    assert_eq!(applied.written, 4096 * 512);
     let base = vec![1_u8; usize::try_from(VOLUME.bytes()).unwrap()];
     let inputs = readers(&wdiffs);
     let restored = bounded(BOUND, || {

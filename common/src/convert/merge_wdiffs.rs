@@ -1,6 +1,7 @@
 //! Merging wdiffs, oldest first, as a stream, in memory that depends neither on the wdiffs' sizes nor, but for small read
 //! buffers, on their number. Images of which pieces are still to come are kept as far as [`ReaderMemory`] goes, else
-//! read again; pieces that wait, and those given out, are taken out of images much larger than they are.
+//! read again; pieces that wait, and those given out, are taken out of images much larger than they are. Of what newer
+//! wdiffs hide, data are not even read where the layout allows it.
 //!
 //! The result is that of laying all records of the oldest over nothing, then those of the next over that, and so on.
 //! Here the records come by address instead, so each goes under the newer ones and over the older ones already there.
@@ -71,9 +72,9 @@ impl Waiting {
 #[derive(Debug)]
 pub struct WdiffMerger {
     inputs: Vec<WdiffReader>,
-    /// The address of every input's next record, and the input's number; lowest first. Records are read when it is their
-    /// turn, so that inputs cost no data before.
-    heads: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Where every input's next record starts, the input's number, and where the record ends; lowest first, and of those
+    /// at the same address the newest, which may hide the others. Records are read when it is their turn, so that inputs cost no data before.
+    heads: BinaryHeap<Reverse<(u64, Reverse<usize>, u64)>>,
     max_io: u64,
     drop_discards: bool,
     /// By address. No more than there are inputs, and one: what is not given out yet reaches to the lowest unread
@@ -96,10 +97,10 @@ impl WdiffMerger {
         let memory = ReaderMemory::of(inputs.len());
         for (number, mut reader) in inputs.into_iter().enumerate() {
             reader.share(&memory);
-            let first = reader.next_address()?;
+            let first = reader.next_range()?;
             merger
                 .heads
-                .extend(first.map(|address| Reverse((address.0, number))));
+                .extend(first.map(|range| Reverse((range.start, Reverse(number), range.end))));
             merger.inputs.push(reader);
         }
         Ok(merger)
@@ -138,7 +139,7 @@ impl WdiffMerger {
 
     /// Below this no record is unread.
     fn unread_from(&self) -> Option<u64> {
-        self.heads.peek().map(|Reverse((address, _))| *address)
+        self.heads.peek().map(|Reverse((address, ..))| *address)
     }
 
     /// Takes the lowest record that is unread. If no other can touch it, that is the next merged record.
@@ -146,14 +147,20 @@ impl WdiffMerger {
         let Some(mut head) = self.heads.peek_mut() else {
             return Ok(None);
         };
-        let Reverse((_, number)) = *head;
+        let Reverse((start, Reverse(number), end)) = *head;
         let input = &mut self.inputs[number];
-        let record = input.next_record()?;
-        let following = input.next_address()?;
+        let record = if is_hidden(&self.waiting, number, start..end) {
+            input.skip_record()?;
+            self.records_in += 1;
+            None
+        } else {
+            input.next_record()?
+        };
+        let following = input.next_range()?;
         // One move in the heap instead of two.
         match following {
-            Some(address) => {
-                *head = Reverse((address.0, number));
+            Some(range) => {
+                *head = Reverse((range.start, Reverse(number), range.end));
                 // Finds its place again.
                 drop(head);
             }
@@ -304,6 +311,19 @@ impl WdiffMerger {
             content: self.detached(given.input, address, given.content)?,
         }))
     }
+}
+
+/// Whether pieces of newer inputs leave nothing of a range.
+fn is_hidden(waiting: &VecDeque<Waiting>, input: usize, range: Range<u64>) -> bool {
+    let first = waiting.partition_point(|piece| piece.end <= range.start);
+    let mut from = range.start;
+    for piece in waiting.range(first..) {
+        if from >= range.end || piece.address > from || piece.input < input {
+            break;
+        }
+        from = piece.end;
+    }
+    from >= range.end
 }
 
 /// Merges `inputs`, oldest first, into a sorted wdiff. Records that survive whole and are already compressed as

@@ -11,9 +11,8 @@
 //! where it lies between visible parts close to each other. Holes of the base, all-zero records and discarded ranges
 //! (unless discards are ignored) are never materialised.
 //!
-//! Memory depends neither on the size of the image nor on the number of records: 3 windows of 512 KiB, and for each
-//! wdiff its read buffers; of the records only those at the place just reached, at most one for each wdiff. Merging 100
-//! wdiffs whose records are 1 MiB of noise took 43 MiB, applying them 23 MiB.
+//! Memory depends neither on the size of the image nor on the number of records: 3 windows of 512 KiB, and what merging
+//! takes ([`WdiffMerger`]). Restoring from 100 indexed wdiffs whose images are 1 MiB took 24 MiB.
 
 mod sinks;
 #[cfg(test)]
@@ -113,8 +112,8 @@ pub enum Chunk<'a> {
 /// The restored image as chunks in address order that follow each other without a gap, pulled with
 /// [`RestoreStream::next_chunk`], or as plain bytes with [`Read`].
 ///
-/// Each wdiff is read to its end, past the last chunk, so that damage is noticed: without a `None` (or a read of no
-/// bytes) from the stream the image is not complete.
+/// Each wdiff is read to its end, past the last chunk, so that damage of anything that shows is noticed: without a `None`
+/// (or a read of no bytes) from the stream the image is not complete.
 #[derive(Debug)]
 pub struct RestoreStream<B> {
     base: B,

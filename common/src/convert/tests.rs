@@ -115,6 +115,32 @@ proptest! {
 }
 
 #[test]
+fn images_that_are_hidden_are_not_read_and_of_those_that_show_each_is_verified() {
+    let write = |address, blocks: usize| Io::Write {
+        address: Lb(address),
+        data: vec![7; 512 * blocks].into(),
+    };
+    let mut damaged = indexed_wdiff(&[write(8, 8)], Uuid::NIL, Compression::None, Lb(0));
+    damaged[1000] ^= 1;
+    let none = CompressionSetting::of(Compression::None);
+    // One wdiff for each.
+    let merge = |newer: &[Io]| {
+        let stored = |io| sorted_wdiff(std::slice::from_ref(io), Uuid::NIL, Compression::None, Lb(0));
+        let mut inputs = vec![wdiff_reader(damaged.clone())];
+        inputs.extend(newer.iter().map(|io| wdiff_reader(stored(io))));
+        merge_to_sorted(inputs, Vec::new(), Uuid::NIL, none, Lb(0))
+    };
+    let (_, stats) = merge(&[write(8, 8)]).unwrap();
+    assert_eq!((stats.records_in, stats.wdiff.records), (2, 1));
+    // By two that meet in its middle, too.
+    merge(&[write(4, 16), write(2, 8)]).unwrap();
+    for shows in [7, 9] {
+        let error = crate::daemon::chain(&merge(&[write(shows, 8)]).unwrap_err());
+        assert!(error.contains("image") && error.contains("checksum"), "{error}");
+    }
+}
+
+#[test]
 fn a_record_that_survives_whole_is_copied_as_stored() {
     let data = bytes::Bytes::from(vec![7; 4096]);
     let ios = [Io::Write { address: Lb(8), data }];

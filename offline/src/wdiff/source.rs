@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{BufReader, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,8 +87,12 @@ struct Watched {
 }
 
 impl RecordSource for Watched {
-    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
-        self.reader.next_address().map_err(|error| error.source)
+    fn next_range(&mut self) -> Result<Option<Range<u64>>, ReadWdiffError> {
+        self.reader.next_range().map_err(|error| error.source)
+    }
+
+    fn skip_record(&mut self) -> Result<(), ReadWdiffError> {
+        self.reader.skip_record().map_err(|error| error.source)
     }
 
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
@@ -15,23 +16,30 @@ use crate::types::{Lb, Uuid};
 
 /// Records in ascending address order, without overlap.
 pub trait RecordSource {
-    /// The address of the next one, without reading its data; None at the end.
-    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError>;
+    /// The range of the next one, without reading its data; None at the end.
+    fn next_range(&mut self) -> Result<Option<Range<u64>>, ReadWdiffError>;
 
     /// The next one, its stored data verified; None at the end.
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError>;
+
+    /// Passes over the next one. Its data are read and verified only if that is on the way.
+    fn skip_record(&mut self) -> Result<(), ReadWdiffError>;
 
     /// Shares `memory` with other sources from now on.
     fn share(&mut self, memory: &ReaderMemory);
 }
 
 impl<R: Read> RecordSource for SortedReader<R> {
-    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
-        Self::next_address(self)
+    fn next_range(&mut self) -> Result<Option<Range<u64>>, ReadWdiffError> {
+        Self::next_range(self)
     }
 
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         Self::next_record(self)
+    }
+
+    fn skip_record(&mut self) -> Result<(), ReadWdiffError> {
+        self.next_record().map(drop)
     }
 
     fn share(&mut self, memory: &ReaderMemory) {
@@ -40,12 +48,16 @@ impl<R: Read> RecordSource for SortedReader<R> {
 }
 
 impl<R: ReadAt> RecordSource for IndexedReader<R> {
-    fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
-        Self::next_address(self)
+    fn next_range(&mut self) -> Result<Option<Range<u64>>, ReadWdiffError> {
+        Self::next_range(self)
     }
 
     fn next_record(&mut self) -> Result<Option<WdiffRecord>, ReadWdiffError> {
         Self::next_record(self)
+    }
+
+    fn skip_record(&mut self) -> Result<(), ReadWdiffError> {
+        self.next_index_record().map(drop)
     }
 
     fn share(&mut self, memory: &ReaderMemory) {
@@ -157,9 +169,17 @@ impl WdiffReader {
         self.header.uuid
     }
 
-    /// The address of the next record, without reading its data; None at the end.
-    pub fn next_address(&mut self) -> Result<Option<Lb>, WdiffFileError> {
-        self.source.next_address().map_err(|source| WdiffFileError {
+    /// The logical blocks of the next record, without reading its data; None at the end.
+    pub fn next_range(&mut self) -> Result<Option<Range<u64>>, WdiffFileError> {
+        self.source.next_range().map_err(|source| WdiffFileError {
+            name: self.name.clone(),
+            source,
+        })
+    }
+
+    /// Passes over the next record. Its data are read and verified only if that is on the way, as in the sorted layout.
+    pub fn skip_record(&mut self) -> Result<(), WdiffFileError> {
+        self.source.skip_record().map_err(|source| WdiffFileError {
             name: self.name.clone(),
             source,
         })

@@ -1,6 +1,7 @@
 //! The indexed layout: images in the order they came, found through an index at the end.
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::file_header::{Layout, WDIFF_HEADER_SIZE, WdiffFileHeader};
@@ -16,7 +17,8 @@ use crate::types::{Compression, Lb, Uuid};
 const INDEX_CHUNK: u64 = 256;
 
 /// Reads an indexed wdiff, record by record in address order. Every MUST check of the format is made on the way,
-/// except that an image's decompressed size is checked when it is decompressed.
+/// except that an image's decompressed size is checked when it is decompressed, and nothing of an image when all its
+/// records are passed over.
 #[derive(Debug)]
 pub struct IndexedReader<R> {
     input: R,
@@ -147,11 +149,11 @@ impl<R: ReadAt> IndexedReader<R> {
         Ok(Some(record))
     }
 
-    /// The address of the next record, whose image is not read for that; None at the end.
-    pub fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
+    /// The logical blocks of the next record, whose image is not read for that; None at the end.
+    pub fn next_range(&mut self) -> Result<Option<Range<u64>>, ReadWdiffError> {
         let upcoming = self.next_index_record()?;
         self.upcoming = upcoming;
-        Ok(upcoming.map(|record| record.address))
+        Ok(upcoming.map(|record| record.address.0..record.address.0 + record.blocks.0))
     }
 
     /// The next record, its stored image verified; None at the end.

@@ -1,6 +1,7 @@
 //! Reading the sorted layout as a stream: record by record, a short run of images in memory at a time.
 
 use std::io::Read;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -108,9 +109,10 @@ impl<R: Read> SortedReader<R> {
         }))
     }
 
-    /// The address of the next record, whose data are not read for that; None behind the end pack.
-    pub fn next_address(&mut self) -> Result<Option<Lb>, ReadWdiffError> {
-        Ok(self.upcoming()?.map(|record| record.address))
+    /// The logical blocks of the next record, whose data are not read for that; None behind the end pack.
+    pub fn next_range(&mut self) -> Result<Option<Range<u64>>, ReadWdiffError> {
+        let upcoming = self.upcoming()?;
+        Ok(upcoming.map(|record| record.address.0..record.address.0 + record.blocks.0))
     }
 
     /// The next record, from its pack's header.

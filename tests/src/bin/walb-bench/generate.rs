@@ -55,6 +55,8 @@ pub enum Io {
     Blocks,
     /// 512 bytes to 128 KiB, most of them small.
     Mixed,
+    /// 1 MiB each, at any logical block.
+    Large,
 }
 
 /// A wlog to be made.
@@ -124,8 +126,10 @@ impl Source {
     }
 
     fn size(&mut self, io: Io) -> usize {
-        if io == Io::Blocks {
-            return BLOCK;
+        match io {
+            Io::Blocks => return BLOCK,
+            Io::Large => return 1 << 20,
+            Io::Mixed => {}
         }
         let mut drawn = self.random.random_range(0..100_u32);
         for (size, share) in MIX {
@@ -177,7 +181,7 @@ pub fn wlog(path: &Path, spec: WlogSpec) -> Result<Made> {
 fn logpack(source: &mut Source, spec: WlogSpec, lsid: Lsid, rest: u64) -> Result<(Logpack, u64)> {
     let max = LogpackHeader::max_records(PBS);
     let records = match spec.io {
-        Io::Blocks => max,
+        Io::Blocks | Io::Large => max,
         Io::Mixed => source.random.random_range(1..=max),
     };
     let mut builder = LogpackBuilder::new(PBS, SALT, lsid);
@@ -188,7 +192,10 @@ fn logpack(source: &mut Source, spec: WlogSpec, lsid: Lsid, rest: u64) -> Result
         if bytes >= rest || data.len() + size > PACK_BYTES {
             break;
         }
-        let aligned = size.min(BLOCK) as u64;
+        let aligned = match spec.io {
+            Io::Large => 512,
+            Io::Blocks | Io::Mixed => size.min(BLOCK) as u64,
+        };
         let places = (spec.range - size as u64) / aligned + 1;
         let address = Lb(source.random.random_range(0..places) * aligned / 512);
         let at = data.len();

@@ -5,19 +5,34 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::table::{Output, Reference, Table};
-use super::{walbc, yardstick};
+use super::walbc::{self, LAYOUTS};
+use super::yardstick;
 use crate::generate::{Data, Io, WlogSpec};
 
-/// Ten and a hundred wdiffs of whole blocks, and a hundred whose records overlap in part.
+/// Ten and a hundred wdiffs of whole blocks, a hundred whose records overlap in part, and a hundred of large images across
+/// each other, which their readers would all like to keep.
 pub fn tables(dir: &Path, size: u64) -> Result<Vec<Table>> {
-    [(10, Io::Blocks), (100, Io::Blocks), (100, Io::Mixed)]
-        .into_iter()
-        .map(|(count, io)| table(dir, size, count, io))
-        .collect()
+    let [sorted, indexed] = LAYOUTS;
+    [
+        (10, Io::Blocks, sorted),
+        (100, Io::Blocks, sorted),
+        (100, Io::Mixed, sorted),
+        (100, Io::Large, indexed),
+    ]
+    .into_iter()
+    .map(|(count, io, layout)| table(dir, size, count, io, layout))
+    .collect()
 }
 
 /// Wdiffs made of logs of `size` bytes together, each all over a volume of `range` bytes; oldest first.
-pub fn make_wdiffs(dir: &Path, size: u64, range: u64, count: u64, io: Io) -> Result<Vec<PathBuf>> {
+pub fn make_wdiffs(
+    dir: &Path,
+    size: u64,
+    range: u64,
+    count: u64,
+    io: Io,
+    layout: &str,
+) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(dir)?;
     let mut paths = Vec::new();
     for at in 0..count {
@@ -30,18 +45,26 @@ pub fn make_wdiffs(dir: &Path, size: u64, range: u64, count: u64, io: Io) -> Res
             io,
             data: Data::Half,
         };
-        walbc::make_wdiff(spec, "sorted", "lz4", &path)?;
+        walbc::make_wdiff(spec, layout, "lz4", &path)?;
         paths.push(path);
     }
     Ok(paths)
 }
 
-fn table(dir: &Path, size: u64, count: u64, io: Io) -> Result<Table> {
+fn table(dir: &Path, size: u64, count: u64, io: Io, layout: &str) -> Result<Table> {
     let writes = match io {
         Io::Blocks => "4 KiB writes",
         Io::Mixed => "mixed writes",
+        Io::Large => "1 MiB writes",
     };
-    let inputs = make_wdiffs(&dir.join(format!("{count} of {writes}")), size, size, count, io)?;
+    let inputs = make_wdiffs(
+        &dir.join(format!("{count} of {writes}")),
+        size,
+        size,
+        count,
+        io,
+        layout,
+    )?;
     let all = dir.join(format!("{count} of {writes}.all"));
     yardstick::concatenated(&inputs, &all)?;
     let mut cases = vec![
@@ -69,7 +92,7 @@ fn table(dir: &Path, size: u64, count: u64, io: Io) -> Result<Table> {
     }
     Ok(Table {
         work: "merge",
-        title: format!("merge of {count} wdiffs, {writes}, beside lz4 of the wdiffs as stored"),
+        title: format!("merge of {count} {layout} wdiffs, {writes}, beside lz4 of the wdiffs as stored"),
         size,
         cases,
     })

@@ -64,7 +64,14 @@ fn make_archive(archive: &Path, size: u64) -> Result<PathBuf> {
     std::fs::create_dir_all(&images)?;
     let base = images.join(format!("wb_{VOLUME}"));
     generate::image(&base, size, 99, Data::Half)?;
-    let wdiffs = make_wdiffs(&volume.join("new"), size / CHANGED, size, WDIFFS, Io::Blocks)?;
+    let wdiffs = make_wdiffs(
+        &volume.join("new"),
+        size / CHANGED,
+        size,
+        WDIFFS,
+        Io::Blocks,
+        walbc::LAYOUTS[0],
+    )?;
     let time = Timestamp(1_795_000_000);
     for (path, gid) in wdiffs.iter().zip(0..) {
         let between = (Snapshot::clean(Gid(gid)), Snapshot::clean(Gid(gid + 1)));
