@@ -6,16 +6,19 @@ use std::io::Write;
 
 use crate::convert::overlay::{Cut, Overlay, Piece};
 use crate::convert::write_sorted::write_sorted;
+use crate::format::checksum::{Salt, checksum};
 use crate::format::compress::Compressor;
 use crate::format::log_device::{LogRecord, Logpack, RecordKind as LogRecordKind};
 use crate::format::wdiff::{
-    Content, Image, IndexRecord, IndexedWriter, RecordKind, StoredImage, WdiffRecord, WriteStats,
-    WriteWdiffError,
+    Content, IndexRecord, IndexedWriter, RecordKind, StoredImage, WdiffRecord, WriteStats, WriteWdiffError,
 };
 use crate::types::{Compression, CompressionSetting, Lb, Uuid};
 
 /// Largest piece unless told otherwise: 1 MiB.
 pub const DEFAULT_MAX_IO: Lb = Lb(2048);
+
+/// Memory for a pack's images that is kept for the next pack.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// A log cannot be converted on.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +135,8 @@ pub struct IndexedConverter<W> {
     writer: IndexedWriter<W>,
     compressor: Compressor,
     overlay: Overlay<IoPart<StoredImage>>,
+    /// Of the pack at hand, as they are stored.
+    images: Vec<u8>,
     stats: ConvertStats,
     cut_dataless: bool,
 }
@@ -143,6 +148,7 @@ impl<W: Write> IndexedConverter<W> {
             writer: IndexedWriter::new(out, uuid)?,
             compressor: Compressor::new(setting),
             overlay: Overlay::new(Cut::Aligned(max_io.0)),
+            images: Vec::new(),
             stats: ConvertStats::default(),
             cut_dataless: false,
         })
@@ -162,40 +168,43 @@ impl<W: Write> IndexedConverter<W> {
             writer,
             compressor,
             overlay,
+            images,
             stats,
             cut_dataless,
         } = self;
+        images.clear();
+        let (start, mut stored) = (writer.position(), 0);
         each_io(pack, stats, |address, blocks, io| {
-            let (kind, image) = match io {
-                Io::Normal(raw) => {
-                    let image = match compressor.compress(&raw) {
-                        Some(stored) => {
-                            Image::stored(compressor.setting().kind, stored.into(), Lb(blocks), None)
-                        }
-                        None => Image::raw(raw),
-                    };
-                    (RecordKind::Normal, writer.add_image(&image)?)
-                }
+            let data_offset = start + images.len() as u64;
+            let kind = match &io {
+                Io::Normal(_) => RecordKind::Normal,
+                Io::AllZero => RecordKind::AllZero,
+                Io::Discard => RecordKind::Discard,
                 Io::Overwritten => {
                     writer.add_dataless(1);
                     return Ok(());
                 }
-                dataless => {
-                    writer.add_dataless(1);
-                    let data_offset = writer.position();
-                    let (compression, data_size, checksum, blocks) = (Compression::None, 0, 0, Lb(0));
-                    let nothing = StoredImage {
-                        compression,
-                        data_offset,
-                        data_size,
-                        checksum,
-                        blocks,
-                    };
-                    let kind = match dataless {
-                        Io::AllZero => RecordKind::AllZero,
-                        _ => RecordKind::Discard,
-                    };
-                    (kind, nothing)
+            };
+            let image = if let Io::Normal(raw) = &io {
+                stored += 1;
+                let compression = compressor.store(raw, images);
+                let bytes = &images[(data_offset - start) as usize..];
+                StoredImage {
+                    compression,
+                    data_offset,
+                    // A pack has less than 2^32 bytes.
+                    data_size: bytes.len() as u32,
+                    checksum: checksum(bytes, Salt::ZERO),
+                    blocks: Lb(blocks),
+                }
+            } else {
+                writer.add_dataless(1);
+                StoredImage {
+                    compression: Compression::None,
+                    data_offset,
+                    data_size: 0,
+                    checksum: 0,
+                    blocks: Lb(0),
                 }
             };
             let limited = kind == RecordKind::Normal || *cut_dataless;
@@ -210,7 +219,13 @@ impl<W: Write> IndexedConverter<W> {
                 },
             );
             Ok::<_, ConvertError>(())
-        })
+        })?;
+        writer.add_images(images, stored)?;
+        // One exceptionally large pack is no reason to keep as much for good.
+        if images.len() > KEPT_BYTES {
+            *images = Vec::new();
+        }
+        Ok(())
     }
 
     /// Bytes of the file so far, without the index.

@@ -235,12 +235,7 @@ fn encode(
         };
         if image.is_stored() {
             let start = bytes.len();
-            image.compression = if compressor.append(raw, &mut bytes) {
-                compressor.setting().kind
-            } else {
-                bytes.extend_from_slice(raw);
-                Compression::None
-            };
+            image.compression = compressor.store(raw, &mut bytes);
             image.data_size = (bytes.len() - start) as u32;
             image.checksum = checksum(&bytes[start..], Salt::ZERO);
         }

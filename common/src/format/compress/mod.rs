@@ -101,6 +101,15 @@ impl Compressor {
         end > start
     }
 
+    /// Appends the image as it is to be stored, compressed or, where that would not be smaller, raw; tells which.
+    pub fn store(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Compression {
+        if self.append(raw, out) {
+            return self.setting.kind;
+        }
+        out.extend_from_slice(raw);
+        Compression::None
+    }
+
     /// Compresses to the end of `out`; bytes behind the length it tells mean nothing.
     fn compress_behind(&mut self, raw: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let start = out.len();

@@ -119,11 +119,7 @@ impl PackBuilder {
     pub fn add_raw(&mut self, address: Lb, raw: &[u8], compressor: &mut Compressor) {
         let start = self.bytes.len();
         let blocks = Lb(raw.len() as u64 / LB_SIZE);
-        let mut compression = compressor.setting().kind;
-        if !compressor.append(raw, &mut self.bytes) {
-            compression = Compression::None;
-            self.bytes.extend_from_slice(raw);
-        }
+        let compression = compressor.store(raw, &mut self.bytes);
         self.push(address, blocks, RecordKind::Normal, compression, start);
     }
 
