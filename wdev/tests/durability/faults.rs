@@ -134,13 +134,12 @@ fn until_it_fails(machine: &Machine, seed: u64) {
     machine.block_on(client.checkpoint()).unwrap_err();
 }
 
-#[test]
-fn an_error_of_a_disk_is_told_and_nothing_after_it_succeeds_until_a_restart() {
+fn errors_are_told(shape: Shape, seed: u64) {
     let place = tempfile::tempdir().unwrap();
     let dir = Utf8Path::from_path(place.path()).unwrap();
-    let disks = FaultyFs::mount(&dir.join("disks"), &FILES, 9);
-    let mut machine = Machine::new(dir, &dir.join("disks"), &[CALM], 9);
-    for round in 0..24 {
+    let disks = FaultyFs::mount(&dir.join("disks"), &FILES, seed);
+    let mut machine = Machine::new(dir, &dir.join("disks"), &[shape], seed);
+    for round in 0..18 {
         let (file, act, errno) = [
             ("deep-log", Act::Write, libc::EIO),
             ("deep-log", Act::Write, libc::ENOSPC),
@@ -176,6 +175,18 @@ fn an_error_of_a_disk_is_told_and_nothing_after_it_succeeds_until_a_restart() {
         machine.settle(death, &format!("round {round}: {act:?} of {file}, error {errno}"));
         machine.kill();
     }
+}
+
+#[test]
+fn an_error_of_a_disk_is_told_and_nothing_after_it_succeeds_until_a_restart() {
+    errors_are_told(CALM, 9);
+}
+
+#[test]
+fn the_same_through_threads_and_with_the_data_past_the_page_cache() {
+    let limits = "checkpoint_interval_ms = 0\nlog_sync_interval_ms = 60000\n\
+                  io = 'threads'\nlog_direct = false\ndata_direct = true\n";
+    errors_are_told(Shape { limits, ..CALM }, 10);
 }
 
 #[test]

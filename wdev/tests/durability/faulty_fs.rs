@@ -136,6 +136,16 @@ impl FaultyFs {
         std::mem::take(&mut state.struck)
     }
 
+    /// Gives a file more room.
+    pub fn grow(&self, name: &str, size: u64) {
+        let mut state = self.lock();
+        let file = state.files.iter_mut().find(|(n, _)| *n == name);
+        let (_, platter) = file.expect("a file of this file system");
+        for bytes in [&mut platter.durable, &mut platter.cache] {
+            bytes.resize(usize::try_from(size).expect("a small file"), 0);
+        }
+    }
+
     /// From now on one write in five comes short.
     pub fn write_short(&self) {
         self.lock().short = true;

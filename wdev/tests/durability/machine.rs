@@ -1,7 +1,8 @@
 //! A walb-wdev with three devices under load, killed and started again.
 //!
 //! Three kinds of devices, so that each death meets: one connection with many requests in flight and a log that is
-//! released; several connections; and a ring so small that it goes round all the time and overflows.
+//! released; several connections; and a ring so small that it goes round all the time and overflows. And each does its IO in
+//! another way.
 
 use std::fs::File;
 use std::ops::Range;
@@ -51,7 +52,8 @@ pub const SHAPES: [Shape; 3] = [
         log_bytes: 512 << 10,
         clients: 3,
         depth: 6,
-        limits: "checkpoint_interval_ms = 30\nlog_sync_interval_ms = 1000\nlogpack_max_kib = 8\n",
+        limits: "checkpoint_interval_ms = 30\nlog_sync_interval_ms = 1000\nlogpack_max_kib = 8\n\
+                 io = 'threads'\nlog_direct = false\ndata_direct = true\n",
     },
     Shape {
         name: "small",
@@ -59,7 +61,7 @@ pub const SHAPES: [Shape; 3] = [
         log_bytes: 288 << 10,
         clients: 1,
         depth: 16,
-        limits: "checkpoint_interval_ms = 20\nlog_sync_interval_ms = 5\n",
+        limits: "checkpoint_interval_ms = 20\nlog_sync_interval_ms = 5\nio = 'io-uring'\n",
     },
 ];
 

@@ -9,6 +9,7 @@ mod support;
 
 mod faults;
 mod faulty_fs;
+mod format_and_resize;
 mod history;
 mod judge;
 mod machine;

@@ -140,7 +140,7 @@ fn killed_at_every_fault_point_of_a_start() {
 const UNSYNCED: Shape = Shape {
     name: "unsynced",
     pbs: PhysicalBlockSize::B512,
-    log_bytes: 1 << 20,
+    log_bytes: 4 << 20,
     clients: 1,
     depth: 32,
     limits: "checkpoint_interval_ms = 0\nlog_sync_interval_ms = 60000\nlogpack_max_kib = 16\n",
@@ -159,6 +159,8 @@ fn unflushed(machine: &Machine, seed: u64) -> Lsid {
         flushes: false,
         errors_allowed: false,
     };
+    // The ring demands no sync before it is half full.
+    machine.block_on(client.reset_log()).unwrap();
     let mut random = StdRng::seed_from_u64(seed);
     writer.write_all(&mut nbd, history, &mut random, 40);
     let (number, _) = history.begin(0, Kind::Flush, 0..0, false);
@@ -166,6 +168,11 @@ fn unflushed(machine: &Machine, seed: u64) -> Lsid {
     history.answer(number);
     let permanent = machine.block_on(client.status()).unwrap().lsids.permanent;
     writer.write_all(&mut nbd, history, &mut random, 60);
+    let lsids = machine.block_on(client.status()).unwrap().lsids;
+    assert!(
+        lsids.permanent == permanent && permanent < lsids.completed,
+        "{lsids:?}"
+    );
     permanent
 }
 
