@@ -108,6 +108,7 @@ mod tests {
             checkpoint_interval_ms: 0,
             ldev: String::new(),
             ddev: String::new(),
+            node: None,
         }
     }
 

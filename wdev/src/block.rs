@@ -1,4 +1,4 @@
-//! What a front-end (NBD, FUSE) needs of a block device: its size, and a way to submit requests.
+//! What a front-end (NBD, FUSE, ublk) needs of a block device: its size, and a way to submit requests.
 //!
 //! Requests complete through a callback, in any order. Everything is in bytes; offsets and lengths must be multiples of
 //! 512 and lie inside the device, else the request completes with [`IoErrno::EINVAL`] (or `ENOSPC` for a write that

@@ -140,6 +140,9 @@ pub struct DeviceStatus {
     pub ldev: String,
     /// The data device.
     pub ddev: String,
+    /// The block device that shows it, if it is shown by one of ours: `/dev/ublkbN`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// Whole logpacks, headers and data, as they are on the log device but contiguous (padding included).

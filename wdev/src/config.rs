@@ -16,12 +16,18 @@ pub struct DeviceConfig {
     /// Serve NBD on this unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd: Option<Utf8PathBuf>,
+    /// Connect the kernel's NBD client `/dev/nbdN` with this number to that socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd_node: Option<u32>,
     /// Offer it over TCP, inside TLS, to the guests with these node ids. Takes effect when walb-wdev listens for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nbd_guests: Vec<String>,
     /// Mount a directory with the device as one file here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuse: Option<Utf8PathBuf>,
+    /// Show it as `/dev/ublkbN` with this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ublk: Option<u32>,
     /// Bounds, intervals, and how IO is done.
     #[serde(default)]
     pub limits: Limits,

@@ -272,7 +272,7 @@ impl Daemon {
             }) {
                 Ok(()) => Ok(device),
                 Err(reason) => {
-                    device.stop();
+                    device.remove();
                     Err(reason)
                 }
             }
@@ -322,9 +322,15 @@ impl Daemon {
                     });
                 }
                 self.slots().insert(name.to_owned(), Slot::Busy);
-                device.stop();
+                device.remove();
             }
-            Err(Refusal::Failed { .. }) => {}
+            Err(Refusal::Failed { .. }) => {
+                if let Ok(config) = read_config(&self.config_path(name), name)
+                    && let Err(error) = device::remove_left(&config)
+                {
+                    tracing::warn!(device = name, "its block device stays: {}", chain(&error));
+                }
+            }
             Err(refusal) => return Err(refusal),
         }
         let removed = remove_durable(self.config_path(name).as_std_path())

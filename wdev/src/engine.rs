@@ -262,6 +262,7 @@ impl Engine {
             checkpoint_interval_ms: u32::try_from(state.checkpoint_interval.as_millis()).unwrap_or(u32::MAX),
             ldev: shared.log.path().to_string(),
             ddev: shared.data.path().to_string(),
+            node: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The user-space WalB device: a block device whose every write goes to a log device first.
 //!
 //! ```text
-//!  nbd, fuse          block::BlockDevice            engine                                  log device (ring)
+//!  nbd, fuse, ublk    block::BlockDevice            engine                                  log device (ring)
 //!  front-ends ------> submit(IoRequest) ----------> gather, logpacks, one write per batch ----> sync -> permanent
 //!                                                     |  pending set (reads look here first)
 //!                                                     +--- write behind, sorted --------------> data device
@@ -28,3 +28,4 @@ pub mod fuse;
 pub mod kernel;
 mod log_packs;
 pub mod nbd;
+pub mod ublk;

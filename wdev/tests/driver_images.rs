@@ -67,6 +67,8 @@ fn devices_of_the_kernel_driver_are_taken_over_in_every_state() {
             nbd: None,
             nbd_guests: vec![],
             fuse: None,
+            ublk: None,
+            nbd_node: None,
             limits: Limits::default(),
         };
         let engine = Engine::open(&config, &path("state")).unwrap();

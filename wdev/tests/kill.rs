@@ -38,6 +38,8 @@ fn make(dir: &Utf8Path, pbs: PhysicalBlockSize) -> DeviceConfig {
         nbd: Some(dir.join("nbd")),
         nbd_guests: vec![],
         fuse: None,
+        ublk: None,
+        nbd_node: None,
         limits,
     }
 }
@@ -336,6 +338,8 @@ fn make_named(dir: &Utf8Path, name: &str) -> DeviceConfig {
         nbd: None,
         nbd_guests: vec![],
         fuse: None,
+        ublk: None,
+        nbd_node: None,
         limits: Limits::default(),
     }
 }

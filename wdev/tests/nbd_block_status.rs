@@ -189,6 +189,8 @@ fn tools_see_the_holes_of_a_real_device_and_copy_it_sparsely_and_byte_equal() {
         nbd: None,
         nbd_guests: vec![],
         fuse: None,
+        ublk: None,
+        nbd_node: None,
         limits: Limits::default(),
     };
     let engine = Engine::open(&config, &path("state")).unwrap();

@@ -205,6 +205,29 @@ fn a_device_lives_through_its_commands() {
 }
 
 #[test]
+fn ublk_is_served_or_what_to_use_instead_is_said() {
+    let mut place = Place::new();
+    place.good(&["format-ldev", "log", "data", "-n", "vol0"]);
+    place.start();
+    // The largest number there is: nobody has it.
+    let create = ["create-wdev", "log", "data", "-ublk", "1048575"];
+    if Path::new("/dev/ublk-control").exists() {
+        place.good(&create);
+        let status = place.good(&["get-status", "vol0"]);
+        assert!(status.contains("node /dev/ublkb1048575"), "{status}");
+    } else {
+        let error = place.bad(&create);
+        assert!(
+            error.contains("no ublk") && error.contains("use NBD or FUSE instead"),
+            "{error}"
+        );
+        assert_eq!(place.good(&["list"]), "");
+        place.good(&["create-wdev", "log", "data"]);
+    }
+    place.good(&["delete-wdev", "vol0"]);
+}
+
+#[test]
 fn wrong_usage_fails_and_help_succeeds() {
     let place = Place::new();
     for args in [

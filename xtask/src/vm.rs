@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use rustix::fs::FlockOperation;
 
 use crate::{build, prerequisites};
 use machine::Machine;
@@ -74,6 +75,11 @@ pub fn run(options: &Options) -> Result<()> {
     let binaries = build::binaries_of("walb-wdev", options.release)?;
     let dir = binaries.parent().context("target directory")?.join("vm");
     fs::create_dir_all(&dir).with_context(|| format!("make directory {}", dir.display()))?;
+    let lock = dir.join("lock");
+    let lock = fs::File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another run uses {}", dir.display());
+    }
     let kernel = kernel::get(&dir, options.new_kernel)?;
     println!("kernel {}", kernel.version);
     let initramfs = initramfs::make(&dir, &kernel, &binaries)?;
@@ -83,11 +89,6 @@ pub fn run(options: &Options) -> Result<()> {
         dir: &dir,
     };
     let ended = machine.run(&wanted, Duration::from_secs(options.within * 60))?;
-    for (name, result) in &ended {
-        if let Err(reason) = result {
-            eprintln!("FAILED {name}: {reason}");
-        }
-    }
     let good = |name: &&&str| ended.iter().any(|(n, result)| n == **name && result.is_ok());
     let bad: Vec<_> = wanted.iter().filter(|name| !good(name)).copied().collect();
     if !bad.is_empty() {

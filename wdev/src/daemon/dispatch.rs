@@ -80,7 +80,7 @@ async fn answer(daemon: &Arc<Daemon>, Request { device, call }: Request) -> Answ
 
 fn blocking(daemon: &Daemon, name: &str, call: Call) -> Answer {
     let done = |()| (Reply::Done, vec![]);
-    let status = |d: &RunningDevice| (Reply::Status(Box::new(d.engine.status())), vec![]);
+    let status = |d: &RunningDevice| (Reply::Status(Box::new(d.status())), vec![]);
     match call {
         Call::Version => return Ok((Reply::Version(env!("CARGO_PKG_VERSION").to_owned()), vec![])),
         Call::List => return Ok((Reply::List(daemon.list()), vec![])),
@@ -134,7 +134,7 @@ fn blocking(daemon: &Daemon, name: &str, call: Call) -> Answer {
             engine.melt();
             Ok(done(()))
         }
-        Call::Resize { size } => engine.resize(size).map(|()| status(&device)),
+        Call::Resize { size } => device.resize(size).map(|()| status(&device)),
         Call::Changed => Ok(match engine.changed()? {
             Changed::Known(chunks) => {
                 let (header, bulk) = chunks.encode();

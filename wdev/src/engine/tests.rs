@@ -67,6 +67,8 @@ impl Place {
             nbd: None,
             nbd_guests: vec![],
             fuse: None,
+            ublk: None,
+            nbd_node: None,
             limits: self.limits,
         }
     }

@@ -340,6 +340,7 @@ impl Inner {
             checkpoint_interval_ms: interval,
             ldev: self.sysfs.underlying("ldev").map_err(failed)?,
             ddev: self.sysfs.underlying("ddev").map_err(failed)?,
+            node: None,
         })
     }
 

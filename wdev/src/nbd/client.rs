@@ -153,6 +153,13 @@ impl NbdClient {
         Ok(client)
     }
 
+    /// The connection, for those who go on with it by themselves.
+    pub fn into_stream(mut self) -> io::Result<UnixStream> {
+        // The farewell goes to nobody.
+        let (nobody, _) = UnixStream::pair()?;
+        Ok(std::mem::replace(&mut self.stream, nobody))
+    }
+
     /// Bytes of the export.
     pub fn size(&self) -> u64 {
         self.size

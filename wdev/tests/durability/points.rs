@@ -31,6 +31,8 @@ enum Scene {
     Torn(Sector),
     /// `wdevc format-ldev`.
     Format,
+    /// Only a kernel with ublk gets there: the scenario `ublk-steps` of `cargo xtask vm`.
+    Ublk,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,7 @@ fn scene_of(point: &str) -> Scene {
         "wdev.redo.before_rewrite" => Scene::Torn(Sector::OfData),
         p if p.starts_with("wdev.redo.") => Scene::Start,
         p if p.starts_with("wdev.format.") => Scene::Format,
+        p if p.starts_with("wdev.ublk.") => Scene::Ublk,
         _ => Scene::Load,
     }
 }

@@ -1,10 +1,12 @@
 //! Inside the machine: this program is the first process, sets the machine up, runs scenarios, and turns it off.
 
 mod daemon;
+mod end_it;
 mod filesystem;
-mod nbd;
+mod front_end;
 pub mod report;
 mod tools;
+mod use_it;
 
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,6 +18,9 @@ use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
 
+use daemon::Pair;
+use filesystem::Kind;
+use front_end::FrontEnd::{Nbd, Node, Ublk};
 use report::Report;
 
 /// A disk of the machine, known to the guest by its serial number.
@@ -67,12 +72,82 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "nbd-ext4",
         shows: "ext4 over the kernel's NBD client, 512-byte blocks",
-        run: nbd::ext4,
+        run: || use_it::filesystem(Nbd, &Pair::of_512()?, Kind::Ext4),
     },
     Scenario {
         name: "nbd-xfs",
         shows: "xfs over the kernel's NBD client, 4096-byte blocks",
-        run: nbd::xfs,
+        run: || use_it::filesystem(Nbd, &Pair::of_4k()?, Kind::Xfs),
+    },
+    Scenario {
+        name: "nbd-discard",
+        shows: "a discard takes no log, and leaves zeros",
+        run: || use_it::discard(Nbd, &Pair::of_512()?),
+    },
+    Scenario {
+        name: "nbd-grow",
+        shows: "the device grows with its data device; a client sees it when it connects",
+        run: || use_it::grow(Nbd, &Pair::of_512()?),
+    },
+    Scenario {
+        name: "node-kill",
+        shows: "walb-wdev killed three times under checked writes to the /dev/nbdN that it keeps connected",
+        run: || end_it::kill(Node, &Pair::of_512()?),
+    },
+    Scenario {
+        name: "node-upgrade",
+        shows: "walb-wdev replaced twice under a mounted ext4 on the /dev/nbdN that it keeps connected",
+        run: || end_it::upgrade(Node, &Pair::of_4k()?),
+    },
+    Scenario {
+        name: "node-grow",
+        shows: "the /dev/nbdN that walb-wdev keeps connected grows with the device",
+        run: || use_it::grow(Node, &Pair::of_512()?),
+    },
+    Scenario {
+        name: "ublk-ext4",
+        shows: "ext4 over ublk, 4096-byte blocks",
+        run: || use_it::filesystem(Ublk, &Pair::of_4k()?, Kind::Ext4),
+    },
+    Scenario {
+        name: "ublk-xfs",
+        shows: "xfs over ublk, 512-byte blocks",
+        run: || use_it::filesystem(Ublk, &Pair::of_512()?, Kind::Xfs),
+    },
+    Scenario {
+        name: "ublk-discard",
+        shows: "a discard takes no log, and leaves zeros",
+        run: || use_it::discard(Ublk, &Pair::of_4k()?),
+    },
+    Scenario {
+        name: "ublk-grow",
+        shows: "the device grows with its data device; made anew, its node does too",
+        run: || use_it::grow(Ublk, &Pair::of_512()?),
+    },
+    Scenario {
+        name: "ublk-kill",
+        shows: "walb-wdev killed three times under checked writes: they pause, nothing is lost",
+        run: || end_it::kill(Ublk, &Pair::of_512()?),
+    },
+    Scenario {
+        name: "ublk-upgrade",
+        shows: "walb-wdev replaced twice under a mounted ext4 that is written to",
+        run: || end_it::upgrade(Ublk, &Pair::of_4k()?),
+    },
+    Scenario {
+        name: "ublk-steps",
+        shows: "walb-wdev dies at each step of adding and of taking over a ublk device",
+        run: || end_it::crash_at_each_ublk_step(&Pair::of_512()?),
+    },
+    Scenario {
+        name: "ublk-number",
+        shows: "a number that is taken is refused, and its device goes on",
+        run: || end_it::ublk_number_in_use(&Pair::of_512()?, &Pair::of_4k()?),
+    },
+    Scenario {
+        name: "log-error",
+        shows: "the log device fails: writes fail, nothing acknowledged is lost",
+        run: || end_it::log_device_fails(Ublk, &Pair::of_512()?),
     },
 ];
 
@@ -128,7 +203,11 @@ fn guest() -> Result<()> {
         println!("=== {}", scenario.name);
         let begin = Instant::now();
         let result = (scenario.run)().map_err(|e| format!("{e:#}"));
-        tools::clean_up();
+        if let Err(reason) = &result {
+            println!("{reason}");
+            tools::clean_up();
+            daemon::clean_up();
+        }
         report.ended(scenario.name, begin.elapsed(), &result)?;
     }
     Ok(())

@@ -96,6 +96,8 @@ impl Wdev {
             nbd,
             nbd_guests: vec![],
             fuse: None,
+            ublk: None,
+            nbd_node: None,
             limits,
         };
         self.client("").create(config).await.unwrap();

@@ -47,6 +47,9 @@ pub struct Create {
     /// Serve NBD on this unix socket.
     #[arg(long, value_name = "SOCKET")]
     pub nbd: Option<Utf8PathBuf>,
+    /// Connect the kernel's NBD client /dev/nbdN to that socket, and again after each restart.
+    #[arg(long, value_name = "N", requires = "nbd", conflicts_with = "ublk")]
+    pub nbd_node: Option<u32>,
     /// Offer the device over TCP and TLS to this guest (role guest, this node id); may be given several times.
     #[arg(long, value_name = "NODE")]
     pub nbd_guest: Vec<String>,
@@ -56,6 +59,9 @@ pub struct Create {
     /// Show the device as a file in this directory.
     #[arg(long, value_name = "DIR")]
     pub fuse: Option<Utf8PathBuf>,
+    /// Show the device as the block device /dev/ublkbN; it keeps its number through restarts. Needs Linux 6.12.
+    #[arg(long, value_name = "N")]
+    pub ublk: Option<u32>,
     /// Most data of a logpack, KiB; 0 is no limit of its own.
     #[arg(long, value_name = "KIB")]
     pub maxl: Option<u32>,

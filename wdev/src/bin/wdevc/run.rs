@@ -177,6 +177,8 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
         nbd: here(&options.nbd)?,
         nbd_guests: options.nbd_guest.clone(),
         fuse: here(&options.fuse)?,
+        ublk: options.ublk,
+        nbd_node: options.nbd_node,
         limits,
     })
 }
@@ -221,6 +223,9 @@ fn print_status(status: &DeviceStatus) {
     println!("name {}", status.name);
     println!("ldev {}", status.ldev);
     println!("ddev {}", status.ddev);
+    if let Some(node) = &status.node {
+        println!("node {node}");
+    }
     println!("uuid {}", status.uuid);
     println!("pbs {}", status.pbs);
     println!("size_lb {}", status.size);

@@ -46,16 +46,26 @@ pub struct Wdev {
 impl Wdev {
     /// A daemon that knows no device yet.
     pub fn fresh() -> Result<Self> {
+        Self::fresh_with(&[])
+    }
+
+    /// The same, with variables in its environment.
+    pub fn fresh_with(environment: &[(&str, &str)]) -> Result<Self> {
         if fs::exists(DIR)? {
             fs::remove_dir_all(DIR).context("remove the last daemon's directory")?;
         }
         fs::create_dir(DIR).context("make the daemon's directory")?;
-        Self::again()
+        Self::run("walb-wdev", environment)
     }
 
     /// A daemon that finds what the last one left.
     pub fn again() -> Result<Self> {
-        let mut running = Running::start("walb-wdev", &["--dir", DIR, "--socket", CONTROL])?;
+        Self::run("walb-wdev", &[])
+    }
+
+    /// The same, from a program file, with variables in its environment.
+    pub fn run(program: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut running = Running::start_with(program, &["--dir", DIR, "--socket", CONTROL], environment)?;
         until("walb-wdev answers", || {
             if let Some(status) = running.ended()? {
                 bail!("walb-wdev ended: {status}: {}", running.said());
@@ -80,6 +90,12 @@ impl Wdev {
         run("wdevc", &all).with_context(|| format!("walb-wdev said: {}", self.running.said()))
     }
 
+    /// As a power switch would, for this process.
+    pub fn kill(mut self) -> Result<()> {
+        kill_process(self.running.id(), Signal::KILL).context("kill walb-wdev")?;
+        self.running.wait().map(drop)
+    }
+
     /// As an operator would.
     pub fn stop(mut self) -> Result<()> {
         kill_process(self.running.id(), Signal::TERM).context("stop walb-wdev")?;
@@ -98,6 +114,14 @@ impl Drop for Wdev {
         // Of a scenario that failed, and has its reason.
         let _ = kill_process(self.running.id(), Signal::KILL);
         let _ = self.running.wait();
+    }
+}
+
+/// Takes a device away that a failed scenario left, so that the next one finds none.
+pub fn clean_up() {
+    if let Ok(wdev) = Wdev::again() {
+        // There may be none.
+        let _ = wdev.wdevc(&["delete-wdev", NAME, "-f"]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use super::tools::{MOUNTPOINT, mount_at, run, unmount_it};
+use super::tools::{MOUNTPOINT, fio, mount_at, run, unmount_it};
 
 /// A file system.
 #[derive(Clone, Copy)]
@@ -41,36 +41,13 @@ impl Kind {
     }
 }
 
-/// fio's options for a target: random writes in several sizes, each with a checksum that is verified afterwards.
-pub fn fio_options(target: &str, mib: u32) -> Vec<String> {
-    [
-        "--name=verify",
-        "--thread",
-        "--ioengine=psync",
-        "--direct=1",
-        "--rw=randwrite",
-        "--bsrange=4k-64k",
-        "--blockalign=4k",
-        "--verify=crc32c",
-        "--verify_fatal=1",
-        "--do_verify=1",
-        "--fsync=32",
-        "--randseed=7",
-        &format!("--filename={target}"),
-        &format!("--size={mib}m"),
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
 /// Makes a file system, writes files and checks them, deletes and discards, and has it checked in the end.
 pub fn exercise(device: &str, kind: Kind) -> Result<()> {
     kind.make(device)?;
     mount_at(device, kind.name())?;
     let kept = format!("{MOUNTPOINT}/kept");
     fs::write(&kept, content(3)).with_context(|| format!("write {kept}"))?;
-    let options = fio_options(&format!("{MOUNTPOINT}/fio"), 12);
-    run("fio", &options.iter().map(String::as_str).collect::<Vec<_>>())?;
+    fio(&format!("{MOUNTPOINT}/fio"), 12)?;
     fs::remove_file(format!("{MOUNTPOINT}/fio")).context("remove fio's file")?;
     rustix::fs::sync();
     run("fstrim", &["-v", MOUNTPOINT])?;

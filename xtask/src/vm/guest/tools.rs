@@ -38,6 +38,11 @@ pub struct Running {
 impl Running {
     /// Starts it.
     pub fn start(program: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(program, arguments, &[])
+    }
+
+    /// Starts it with variables in its environment.
+    pub fn start_with(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let what = format!("{program} {}", arguments.join(" "));
         println!("# {what}");
         let output = PathBuf::from(format!("/tmp/{program}.out"));
@@ -46,6 +51,7 @@ impl Running {
             .args(arguments)
             .env("PATH", "/bin")
             .env("DM_DISABLE_UDEV", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(file.try_clone()?)
             .stdout(file)
@@ -70,13 +76,12 @@ impl Running {
         self.child.try_wait().with_context(|| self.what.clone())
     }
 
-    /// What it has printed, without control characters.
+    /// What it has printed, without control characters; not more than a reader wants.
     pub fn said(&self) -> String {
         let text = fs::read(&self.output).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        text.replace(|c: char| c.is_control() && c != '\n', "")
-            .trim()
-            .to_owned()
+        let printable = text.chars().filter(|c| !c.is_control() || *c == '\n');
+        printable.take(2000).collect::<String>().trim().to_owned()
     }
 
     /// Its process id.
@@ -122,6 +127,45 @@ pub fn block_number(device: &str, file: &str) -> Result<u64> {
     text.trim().parse().with_context(|| format!("{path}: {text:?}"))
 }
 
+/// Writes that a device has completed since it appeared.
+pub fn writes_done(device: &str) -> Result<u64> {
+    let name = device.trim_start_matches("/dev/");
+    let path = format!("/sys/block/{name}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let field = text.split_whitespace().nth(4);
+    field
+        .and_then(|f| f.parse().ok())
+        .with_context(|| format!("{path}: {text:?}"))
+}
+
+/// fio's options for a target: random writes in several sizes, each with a checksum that is verified afterwards.
+pub fn fio_options(target: &str, mib: u32) -> Vec<String> {
+    [
+        "--name=verify",
+        "--thread",
+        "--ioengine=psync",
+        "--direct=1",
+        "--rw=randwrite",
+        "--bsrange=4k-64k",
+        "--blockalign=4k",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--do_verify=1",
+        "--fsync=32",
+        "--randseed=7",
+        &format!("--filename={target}"),
+        &format!("--size={mib}m"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Runs fio to its end.
+pub fn fio(target: &str, mib: u32) -> Result<()> {
+    let options = fio_options(target, mib);
+    run("fio", &options.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+}
+
 /// Fails unless two devices have the same first `len` bytes.
 pub fn same(a: &str, b: &str, len: u64) -> Result<()> {
     const PIECE: usize = 1 << 20;
@@ -165,9 +209,10 @@ pub fn unmount_it() -> Result<()> {
     unmount(MOUNTPOINT, UnmountFlags::empty()).context("unmount")
 }
 
-/// Gives the next scenario the machine as this one found it, as far as it can: mounts go. What a daemon kept goes with it.
+/// Takes away what a failed scenario may have left.
 pub fn clean_up() {
-    // There is none after a scenario that passed.
+    // Each may be there or not.
     let _ = unmount(MOUNTPOINT, UnmountFlags::DETACH);
     let _ = run("nbd-client", &["-d", "/dev/nbd0"]);
+    let _ = run("dmsetup", &["remove_all"]);
 }

@@ -127,6 +127,8 @@ impl Volume {
             nbd: None,
             nbd_guests: vec![],
             fuse: None,
+            ublk: None,
+            nbd_node: None,
             limits,
         };
         let mut volume = Self {
