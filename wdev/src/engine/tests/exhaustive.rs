@@ -50,9 +50,10 @@ fn every_order_of_steps_and_crashes_on_a_tiny_device_keeps_what_was_promised() {
         crashes,
     };
     for (ring, blocks, budget) in [
-        (4, 2, budget(4, 1, 0, 1)),
+        (4, 2, budget(4, 0, 0, 1)),
         (5, 2, budget(3, 1, 0, 2)),
-        (4, 2, budget(3, 1, 2, 1)),
+        (4, 2, budget(3, 1, 1, 1)),
+        (4, 2, budget(2, 1, 2, 1)),
         (6, 3, budget(4, 0, 0, 0)),
     ] {
         let (states, recovered) = explore(World::new(ring, blocks, budget));

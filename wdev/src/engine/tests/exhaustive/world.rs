@@ -48,8 +48,9 @@ pub enum Step {
     CheckpointSync,
     CheckpointStore,
     Release(Lsid),
-    /// What has changed is copied, then stored in its file.
-    KeepBegin,
+    /// What has changed is to be stored: up to here, once the log is permanent up to here; then it is copied, then stored.
+    KeepCut,
+    KeepCopy,
     KeepStore,
     /// The file for a reset is stored, then the new super sector.
     ResetKeep,
@@ -109,6 +110,8 @@ struct Round {
 pub struct World {
     layout: Layout,
     blocks: u8,
+    /// Blocks ever written, or tried.
+    blocks_used: u8,
     budget: Budget,
     // On the disks. A cached block of log is the only one of its place: the durable one is of no use any more.
     log: Vec<Slot>,
@@ -136,6 +139,7 @@ pub struct World {
     seen: Lsid,
     written_next: VecDeque<(Lsid, Lsid)>,
     checkpoint: Option<Lsid>,
+    keep_upto: Option<Lsid>,
     keeping: Option<Rc<(Tracker, Lsid)>>,
     resetting: bool,
     logs: u8,
@@ -167,6 +171,7 @@ impl World {
         Self {
             layout: Layout::new(Ring::new(0, ring, PhysicalBlockSize::B4096), Salt(1), 1 << 20),
             blocks,
+            blocks_used: 0,
             budget,
             log: vec![Slot::Empty; ring as usize],
             log_cache: vec![None; ring as usize],
@@ -191,6 +196,7 @@ impl World {
             seen: zero,
             written_next: VecDeque::new(),
             checkpoint: None,
+            keep_upto: None,
             keeping: None,
             resetting: false,
             logs: 1,
@@ -215,7 +221,8 @@ impl World {
         let end = Lsid(self.latest.0 + 2);
         let room =
             end.0 - self.prev_written.0 <= ring.size() && !self.kept.is_outrun_by(end, self.oldest, ring);
-        for block in 0..self.blocks {
+        // The blocks are alike: of those never written, one stands for all.
+        for block in 0..self.blocks.min(self.blocks_used + 1) {
             may(
                 room && self.budget.writes > 0 && self.claim.is_none() && !self.resetting,
                 Step::Claim(block),
@@ -245,13 +252,11 @@ impl World {
                 Step::Release(write.end),
             );
         }
-        let all_permanent = self.permanent == self.completed;
-        match self.keeping {
-            None => may(
-                all_permanent && !self.resetting && self.kept.is_due(self.completed, self.oldest, ring),
-                Step::KeepBegin,
-            ),
-            Some(_) => may(true, Step::KeepStore),
+        let due = self.kept.is_due(self.completed, self.oldest, ring);
+        match (&self.keeping, self.keep_upto) {
+            (Some(_), _) => may(true, Step::KeepStore),
+            (None, Some(upto)) => may(self.permanent >= upto && !self.resetting, Step::KeepCopy),
+            (None, None) => may(due && !self.resetting, Step::KeepCut),
         }
         let idle = self.claim.is_none() && self.round.is_none() && self.keeping.is_none();
         may(

@@ -71,11 +71,14 @@ impl World {
                 self.base = (self.super_log, *lsid);
                 self.doomed = lsid.0 + self.layout.ring.size() < self.latest.0;
             }
-            Step::KeepBegin => {
+            Step::KeepCut => {
                 self.tracker.cut();
+                self.keep_upto = Some(self.completed);
+            }
+            Step::KeepCopy => {
+                let upto = self.keep_upto.take().ok_or("nothing to keep")?;
                 self.make_exact();
-                let snapshot = self.tracker.snapshot(self.permanent);
-                self.keeping = Some(Rc::new((snapshot, self.completed)));
+                self.keeping = Some(Rc::new((self.tracker.snapshot(self.permanent), upto)));
             }
             Step::KeepStore => {
                 let keeping = self.keeping.take().ok_or("nothing to keep")?;
@@ -139,6 +142,7 @@ impl World {
     pub(super) fn claim(&mut self, block: u8) {
         self.budget.writes -= 1;
         self.values += 1;
+        self.blocks_used = self.blocks_used.max(block + 1);
         let (begin, end) = (self.latest, Lsid(self.latest.0 + 2));
         if end.0 - self.oldest.0 > self.layout.ring.size() {
             self.overflow_mark = Some(self.super_log);
@@ -242,7 +246,7 @@ impl World {
             .tracker
             .after_reset(uuid(self.super_log), self.layout.ring.size());
         self.kept.reset();
-        self.checkpoint = None;
+        (self.checkpoint, self.keep_upto) = (None, None);
         self.written_next.clear();
         let zero = Lsid(0);
         (self.super_oldest, self.super_written) = (zero, zero);

@@ -117,7 +117,8 @@ impl World {
             self.base.1,
             self.kept.durable,
             self.kept.tried,
-            self.checkpoint.map_or(Lsid(255), |c| c),
+            self.checkpoint.unwrap_or(Lsid(255)),
+            self.keep_upto.unwrap_or(Lsid(255)),
         ];
         text.extend(lsids.map(small));
         for &(written, needs) in &self.written_next {
@@ -155,6 +156,7 @@ impl World {
             claim,
             self.resetting.into(),
             self.doomed.into(),
+            self.blocks_used,
             self.budget.writes,
             self.budget.releases,
             self.budget.resets,

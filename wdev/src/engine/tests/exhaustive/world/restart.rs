@@ -57,7 +57,8 @@ impl World {
         (self.prev_written, self.written, self.seen) = (end, end, end);
         (self.permanent, self.completed, self.latest) = (end, end, end);
         self.pending = Pending::default();
-        (self.claim, self.round, self.checkpoint, self.keeping) = (None, None, None, None);
+        (self.claim, self.round, self.checkpoint) = (None, None, None);
+        (self.keep_upto, self.keeping) = (None, None);
         self.written_next.clear();
         self.resetting = false;
         self.logs = self.super_log + 1;
