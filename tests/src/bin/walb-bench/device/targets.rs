@@ -211,7 +211,11 @@ impl Setup {
         let of = |suffix: &str| self.path(&format!("walb-{name}.{suffix}"));
         let (state, control, log, socket, mount) = (of("d"), of("ctl"), of("ldev"), of("sock"), of("mnt"));
         let data = self.file(&format!("walb-{name}.ddev"))?;
-        std::fs::File::create(&log)?.set_len(log_bytes)?;
+        // Written, as the blocks of a device are: a file of holes would have to get its blocks in the first lap.
+        let zeros = std::io::Read::take(std::io::repeat(0), log_bytes);
+        let mut file = std::fs::File::create(&log)?;
+        std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, zeros), &mut file)?;
+        file.sync_all()?;
         std::fs::create_dir(&state)?;
         std::fs::create_dir(&mount)?;
         let server = self.spawn(
@@ -224,7 +228,7 @@ impl Setup {
         };
         until("walb-wdev to come up", PATIENCE, || wdevc(&["list"]).map(Some))?;
         let (log, data) = (text(&log)?, text(&data)?);
-        wdevc(&["format-ldev", log, data, "-n", name, "-pbs", "4096"])?;
+        wdevc(&["format-ldev", log, data, "-n", name, "-pbs", "4096", "-nd"])?;
         let front = match target {
             Target::WalbNbd => ["-nbd", text(&socket)?],
             _ => ["-fuse", text(&mount)?],
