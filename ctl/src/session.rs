@@ -58,7 +58,7 @@ pub struct Options {
     /// Print the server's JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Follow the job of stop, full-bkp or restore to its end
+    /// Follow the job of stop, full-bkp, hash-bkp or restore to its end
     #[arg(long, global = true)]
     pub wait: bool,
     /// Give up waiting after so many seconds; the job goes on

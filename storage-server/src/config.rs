@@ -52,6 +52,12 @@ pub struct StorageConfig {
     /// Seconds between two looks at whether a proxy is there.
     #[serde(default = "defaults::probe_interval_seconds")]
     pub probe_interval_seconds: u64,
+    /// A volume whose log was lost (overflow above all) is healed by a hash backup without being asked.
+    #[serde(default = "defaults::heal_overflow")]
+    pub heal_overflow: bool,
+    /// Most seconds that a hash backup waits for the archive to get what the proxies still have.
+    #[serde(default = "defaults::catch_up_seconds")]
+    pub catch_up_seconds: u64,
 }
 
 mod defaults {
@@ -75,6 +81,12 @@ mod defaults {
     }
     pub(super) fn probe_interval_seconds() -> u64 {
         10
+    }
+    pub(super) fn heal_overflow() -> bool {
+        true
+    }
+    pub(super) fn catch_up_seconds() -> u64 {
+        30
     }
 }
 
@@ -179,6 +191,8 @@ mod tests {
             send_delay_milliseconds: 100,
             transfer_interval_milliseconds: 1000,
             probe_interval_seconds: 10,
+            heal_overflow: true,
+            catch_up_seconds: 30,
         }
     }
 

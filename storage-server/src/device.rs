@@ -8,7 +8,9 @@ use tokio::time::timeout;
 use walb_common::daemon::chain;
 use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::types::Lsid;
-use walb_wdev::client::{DeviceError, DeviceSpec, DeviceStatus, LogChunk, Refusal, Remedy, WalDevice, open};
+use walb_wdev::client::{
+    Changed, DeviceError, DeviceSpec, DeviceStatus, LogChunk, Refusal, Remedy, WalDevice, open,
+};
 
 /// Reads and small changes.
 const CALL: Duration = Duration::from_secs(10);
@@ -123,6 +125,15 @@ impl Device {
 
     pub async fn read_data(&self, offset: u64, len: u32) -> Result<Bytes, CallError> {
         self.within("read-data", LONG_CALL, self.inner.read_data(offset, len))
+            .await
+    }
+
+    pub async fn changed(&self) -> Result<Changed, CallError> {
+        self.within("changed", LONG_CALL, self.inner.changed()).await
+    }
+
+    pub async fn forget_changed(&self) -> Result<(), CallError> {
+        self.within("forget-changed", CALL, self.inner.forget_changed())
             .await
     }
 

@@ -12,6 +12,7 @@
 //! - [`metadata`]: what survives: one row per volume, its queue of snapshots, in SQLite.
 //! - [`volume`]: one volume: its records, its device, its commands.
 //! - [`watch_log_device`], [`send_wlog`], [`full_backup`]: the flows.
+//! - [`hash_backup`]: a new beginning for a log that was lost, without sending what the archive has.
 //! - [`rest`]: the routes.
 //!
 //! Only what a proxy has acknowledged is ever erased from a log. The order of durability, always: acknowledged by the
@@ -21,6 +22,8 @@ pub mod config;
 pub mod continuity;
 mod device;
 pub mod full_backup;
+pub mod hash_backup;
+mod heal;
 pub mod metadata;
 pub mod plan;
 pub mod rest;

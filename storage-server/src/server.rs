@@ -127,6 +127,11 @@ impl StorageServer {
             crate::full_backup::resolve::begin(&volume).await;
         }
         let life = shared.context.lifecycle.clone();
+        // Weak: a server that is dropped is not kept by its healer.
+        let inner = Arc::downgrade(&server.0);
+        let volumes = move || inner.upgrade().map(|inner| Self(inner).volumes());
+        life.clone()
+            .spawn_essential("healer", crate::heal::run(volumes, life.clone()));
         life.clone().spawn_essential("proxy monitor", async move {
             monitor(&shared.proxies, shared.context.client.clone(), life).await;
         });

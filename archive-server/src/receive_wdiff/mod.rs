@@ -176,6 +176,13 @@ fn accept(volume: &Volume, begin: &WdiffBegin) -> Result<Work<Archive>, Refusal>
         })
     })?;
     let mut held = volume.held();
+    if let Some(pending) = &held.pending {
+        // It would move the latest snapshot on, which the backup is compared with.
+        return Err(Refusal {
+            reason: RefusalReason::Syncing,
+            message: format!("syncing: a hash backup from {} waits to go on", pending.from),
+        });
+    }
     match (&held.lineage, &held.latest, held.size) {
         (Some(lineage), Some(latest), Some(size)) if volume.dir().path().is_dir() => {
             let free = rustix::fs::statvfs(volume.dir().path())

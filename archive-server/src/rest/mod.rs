@@ -14,7 +14,7 @@ use walb_common::rest::{ApiError, Empty, StartRequest, StopRequest};
 use walb_common::wire::identity::Role;
 use walb_common::wire::message::StreamKind;
 
-use crate::{ArchiveServer, full_backup, receive_wdiff, restore, volume};
+use crate::{ArchiveServer, full_backup, hash_backup, receive_wdiff, restore, volume};
 
 type Server = State<ArchiveServer>;
 type Answered<T> = Result<axum::Json<T>, ApiError>;
@@ -52,6 +52,11 @@ pub(crate) fn router(server: &ArchiveServer) -> Router {
             "/v1/streams/full-backup/{vol}",
             &[Role::Storage],
             full_backup_stream,
+        )
+        .get(
+            "/v1/streams/hash-backup/{vol}",
+            &[Role::Storage],
+            hash_backup_stream,
         )
         .finish(server.clone())
 }
@@ -130,6 +135,18 @@ async fn full_backup_stream(
     let of = name.clone();
     upgrade(&context, request, StreamKind::FullBackup, name, |stream| {
         full_backup::serve(server, of, stream)
+    })
+}
+
+async fn hash_backup_stream(
+    State(server): Server,
+    VolumeParameter(name): VolumeParameter,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let context = server.context().clone();
+    let of = name.clone();
+    upgrade(&context, request, StreamKind::HashBackup, name, |stream| {
+        hash_backup::serve(server, of, stream)
     })
 }
 

@@ -13,7 +13,7 @@ use walb_common::archive_files::{Lineage, VolumeFiles};
 use walb_common::disk::{fault, remove_durable, rename_durable, replace_durable, sync_dir};
 use walb_common::lineage::{DiffSet, MetaDiff};
 use walb_common::state::archive::Static;
-use walb_common::types::Lb;
+use walb_common::types::{Lb, Uuid};
 
 use crate::error::{At, FileError};
 
@@ -102,6 +102,11 @@ impl VolumeDir {
     /// Stores the state; the caller shows it only afterwards.
     pub fn store_state(&self, state: Static) -> Result<(), FileError> {
         self.replace("state", &state)
+    }
+
+    /// Stores the life of the log that the diffs come from.
+    pub fn store_uuid(&self, uuid: Uuid) -> Result<(), FileError> {
+        self.replace("uuid", &uuid)
     }
 
     /// Stores the end of a full backup. The image is durable before; `state` comes last and makes the rest believed:

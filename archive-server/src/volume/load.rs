@@ -68,6 +68,8 @@ fn read(
         settle().map_err(|e| told(&e))?;
         return Ok((Static::SyncReady, Held::default(), Vec::new()));
     }
+    // Before anything else is read: it may bring a diff and another uuid.
+    let pending = crate::hash_backup::settle(dir)?;
     let lineage = dir.files().read_lineage().map_err(|e| told(&e))?;
     let size = images.base_size(name).map_err(|e| told(&e))?;
     let size = size.ok_or_else(|| format!("no base image {}", images.base(name).display()))?;
@@ -108,6 +110,7 @@ fn read(
         diffs,
         latest: Some(latest),
         size: Some(size),
+        pending,
         ..Held::default()
     };
     Ok((state, held, garbage))

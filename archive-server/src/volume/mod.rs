@@ -18,6 +18,7 @@ use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::state::archive::{Static, is_active};
 use walb_common::types::{Gid, Lb, Timestamp, VolumeName};
 
+use crate::hash_backup::Pending;
 pub(crate) use actions::{clear, init, reset, start, stop};
 pub(crate) use directory::{CLEAR_SUFFIX, INIT_SUFFIX, VolumeDir};
 pub(crate) use load::{Loaded, load};
@@ -41,6 +42,8 @@ pub(crate) struct Held {
     pub last_sync: Timestamp,
     /// When the last diff arrived.
     pub last_wdiff_received: Timestamp,
+    /// A hash backup that has begun and can go on.
+    pub pending: Option<Pending>,
     /// The earliest diff refused for starting beyond the latest snapshot, and when that began.
     pub too_new: Option<(MetaDiff, Timestamp)>,
 }
@@ -135,7 +138,7 @@ impl Volume {
         self.occupancy.state() != Static::Clear.into()
     }
 
-    /// Position of a running full backup.
+    /// Position of a running full or hash backup.
     pub fn progress(&self) -> Lb {
         Lb(self.progress.load(Ordering::Relaxed))
     }

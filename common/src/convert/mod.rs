@@ -13,6 +13,7 @@
 
 mod batch;
 pub mod block_hash;
+pub mod bulk_hash;
 pub mod content_hash;
 pub mod image_scan;
 pub mod image_source;
@@ -29,6 +30,7 @@ pub mod wlog_to_wdiff;
 pub mod write_sorted;
 
 pub use block_hash::{BlockHash, BlockHasher, block_hash};
+pub use bulk_hash::{BULK_HASH_LEN, BulkHashes, ZeroHashes, bulk_hash, section_bulks};
 pub use content_hash::{ContentHash, content_hash};
 pub use image_scan::ScanError;
 pub use image_source::ImageSource;

@@ -183,6 +183,21 @@ impl<B: ImageSource> RestoreStream<B> {
         self.size
     }
 
+    /// Leaves out what lies below `position`, which is a whole number of blocks. Only before the first chunk.
+    pub fn skip_to(&mut self, position: u64) -> Result<(), RestoreError> {
+        let position = position.min(self.size);
+        while let Some(record) = self.peek()? {
+            let (start, end) = (record.address.bytes(), record.end().bytes());
+            if start >= position {
+                break;
+            }
+            let rest = (end > position).then(|| record.slice(lb(position), record.end()));
+            self.next = rest;
+        }
+        self.at = position;
+        Ok(())
+    }
+
     /// The next chunk; None behind the end of the image, when all wdiffs were read to their ends.
     pub fn next_chunk(&mut self) -> Result<Option<Chunk<'_>>, RestoreError> {
         if self.given == self.batch.ops().len() {

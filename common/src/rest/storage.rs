@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::lineage::Snapshot;
 use crate::types::{Gid, Lb, Lsid, Timestamp, Uuid};
 
 /// Body of `init`.
@@ -28,6 +29,51 @@ pub struct BackupRequest {
     /// Size of the chunks in bytes, 512 to 4 MiB; default 256 KiB.
     #[serde(default)]
     pub bulk_bytes: Option<u64>,
+}
+
+/// Body of `hash-backup`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HashBackupRequest {
+    /// Size of the chunks in bytes, 512 to 4 MiB; default 256 KiB.
+    #[serde(default)]
+    pub bulk_bytes: Option<u64>,
+    /// Compare all of the volume, also where the device's bitmap says what has changed.
+    #[serde(default)]
+    pub full_compare: bool,
+}
+
+/// What a hash backup came to. Result of its job, and shown with the volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HashBackupReport {
+    /// `bitmap`, `hashes`, or `bitmap, then hashes` after a cut.
+    pub method: String,
+    /// Why the device's bitmap was not used, if it was not.
+    pub not_bitmap: Option<String>,
+    /// Why it was made: `asked for`, or what it healed.
+    pub why: String,
+    /// The archive's snapshot that it starts from.
+    pub from: Snapshot,
+    /// The explicit snapshot that it leads to.
+    pub gid: Gid,
+    /// Bytes of the volume.
+    pub volume_bytes: u64,
+    /// Bytes read from the device.
+    pub read_bytes: u64,
+    /// Bytes of the chunks that differ, or may.
+    pub changed_bytes: u64,
+    /// Bytes moved between storage and archive, in both directions.
+    pub sent_bytes: u64,
+    /// Bytes of the volume that were not moved.
+    pub saved_bytes: u64,
+    /// How often it was cut and went on.
+    pub cuts: u32,
+    /// Seconds it took.
+    pub seconds: f32,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// The storage's state after it.
+    pub state: String,
 }
 
 /// Answer of `snapshot`.
@@ -79,6 +125,9 @@ pub struct Global {
     pub max_background_tasks: u64,
     pub socket_timeout: u64,
     pub full_scan_lb_per_sec: u64,
+    /// Whether a volume whose log has overflowed is healed by a hash backup without being asked.
+    #[serde(default)]
+    pub heal_overflow: bool,
 }
 
 /// One proxy.
@@ -128,6 +177,12 @@ pub struct VolumeStatus {
     pub uuid: Uuid,
     /// The last failure of a transfer, if the last one failed.
     pub last_error: Option<String>,
+    /// What is being done, or what somebody has to do, about a log that was lost.
+    #[serde(default)]
+    pub healing: Option<String>,
+    /// The last hash backup.
+    #[serde(default)]
+    pub last_hash_backup: Option<HashBackupReport>,
 }
 
 /// A device and its log.

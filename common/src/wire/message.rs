@@ -6,6 +6,11 @@
 //! wdiff        proxy -> archive     WdiffBegin, Answer, bulk (bytes of a sorted wdiff file), end, Done
 //! full backup  storage -> archive   FullBegin, Answer, FullReset, Done, bulk (blocks, tag = address in lb), end, Done,
 //!                                   FullCommit, Done
+//! hash backup  storage -> archive   HashBegin, HashAnswer, HashStart, Done, then by method, Done, HashCommit, Done
+//!   hashes:  archive -> storage  per section: bulk (a hash for each of its chunks, tag = address in lb; no payload:
+//!                                all of them zeros), always one section ahead of
+//!            storage -> archive  bulk (chunks that differ, tag = address in lb), end
+//!   bitmap:  storage -> archive  bulk (changed chunks, tag = address in lb), end
 //! ```
 
 use std::fmt;
@@ -14,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lineage::{MetaDiff, Snapshot};
 use crate::rest::ErrorCode;
-use crate::types::{Lb, Lsid, PhysicalBlockSize, Timestamp, Uuid, VolumeName};
+use crate::types::{Gid, Lb, Lsid, PhysicalBlockSize, Timestamp, Uuid, VolumeName};
 
 /// What a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,8 @@ pub enum StreamKind {
     Wdiff,
     /// A full image, storage to archive.
     FullBackup,
+    /// What differs from the latest snapshot, storage to archive.
+    HashBackup,
 }
 
 impl StreamKind {
@@ -35,6 +42,7 @@ impl StreamKind {
             Self::Wlog => "wlog",
             Self::Wdiff => "wdiff",
             Self::FullBackup => "full-backup",
+            Self::HashBackup => "hash-backup",
         }
     }
 
@@ -183,5 +191,73 @@ pub struct FullReset {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FullCommit {
     /// `(0, gE)`.
+    pub snapshot: Snapshot,
+}
+
+/// Storage to archive: what differs from the latest snapshot will come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HashBegin {
+    /// Size of the volume.
+    pub size: Lb,
+    /// When the backup began.
+    pub timestamp: Timestamp,
+    /// Size of the chunks that are compared.
+    pub bulk: Lb,
+    /// The log's uuid if it was reset for this backup already, and the gid it began with.
+    pub reset: Option<(Uuid, Gid)>,
+}
+
+/// Archive to storage: where a hash backup stands here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HashAnswer {
+    /// Nothing stands against it: the log may be reset. Nothing has changed yet.
+    Ready {
+        /// The snapshot it will start from.
+        latest: Snapshot,
+        /// Life of the log that leads to it.
+        uuid: Uuid,
+    },
+    /// The backup with the reset log named has begun here, and goes on.
+    GoOn {
+        /// The snapshot it starts from.
+        from: Snapshot,
+        /// Life of the log that leads to it.
+        uuid: Uuid,
+        /// Everything below is stored here.
+        address: Lb,
+        /// Size of the chunks, as it began.
+        bulk: Lb,
+    },
+    /// The backup with the reset log named has been taken up.
+    Committed,
+    /// Do not; nothing has changed.
+    Refuse(Refusal),
+}
+
+/// How the storage finds what differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HashMethod {
+    /// By hashes of the archive's chunks.
+    Hashes,
+    /// By the device's bitmap of changed chunks.
+    Bitmap,
+}
+
+/// Storage to archive: the log was reset, this is its new life; or it goes on after a cut.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HashStart {
+    /// The new uuid.
+    pub uuid: Uuid,
+    /// The gid the log begins with: beyond the snapshot the backup starts from.
+    pub gid: Gid,
+    /// What comes over this connection.
+    pub method: HashMethod,
+}
+
+/// Storage to archive: the snapshot that the diff leads to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HashCommit {
+    /// `(gid, gE)`.
     pub snapshot: Snapshot,
 }

@@ -24,7 +24,6 @@ pub use get::UNSUPPORTED_TARGETS;
 
 /// Commands of the existing tool that are still to come.
 pub const UNSUPPORTED_COMMANDS: &[&str] = &[
-    "hash-bkp",
     "del-cold",
     "enable-snapshot",
     "disable-snapshot",
@@ -86,6 +85,8 @@ pub enum Command {
     Stop(volume::Stop),
     /// Send a whole volume to the primary archive; returns when accepted
     FullBkp(backup::FullBkp),
+    /// Send what differs from the archive's latest snapshot, over a log that was lost; returns when accepted
+    HashBkp(backup::HashBkp),
     /// Take a snapshot that stays, and print its gid
     Snapshot(backup::Snapshot),
     /// Make the image of a snapshot; returns when accepted
@@ -135,6 +136,7 @@ impl Command {
             Self::Start(command) => command.run(&open()?).await,
             Self::Stop(command) => command.run(&open()?).await,
             Self::FullBkp(command) => command.run(&open()?).await,
+            Self::HashBkp(command) => command.run(&open()?).await,
             Self::Snapshot(command) => command.run(&open()?).await,
             Self::Restore(command) => command.run(&open()?).await,
             Self::DelRestored(command) => command.run(&open()?).await,

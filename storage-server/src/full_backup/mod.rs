@@ -10,7 +10,7 @@
 //! base (0, gE) and its state; our state Target. A failure or crash anywhere before the last leaves us in SyncReady.
 
 pub mod resolve;
-mod scan;
+pub(crate) mod scan;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use walb_common::daemon::jobs::JobContext;
 use walb_common::daemon::occupancy::{Storage, Work};
 use walb_common::disk::fault;
 use walb_common::lineage::Snapshot;
+use walb_common::rest::storage::HashBackupReport;
 use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::state::storage::{Command, Static};
 use walb_common::types::{Gid, LB_SIZE, Lb, Timestamp, Uuid};
@@ -124,7 +125,7 @@ async fn ask(stream: &mut Stream, begin: &FullBegin) -> Result<Answer, StreamErr
 
 /// A backup failed.
 #[derive(Debug, thiserror::Error)]
-enum BackupError {
+pub(crate) enum BackupError {
     #[error("full backup: archive {archive}")]
     Stream {
         archive: String,
@@ -188,7 +189,7 @@ impl Accepted {
             done => done,
         };
         let result = match result {
-            Ok(gid) => match settle(&volume, self.work).await {
+            Ok(gid) => match settle(&volume, self.work, None).await {
                 Ok(state) => Ok((gid, state)),
                 Err(error) => {
                     volume.unwatch().await;
@@ -322,21 +323,47 @@ async fn really_failed(
 }
 
 /// The archive has everything: goes on to Target without ever being seen idle, or to Stopped if somebody asked for a stop.
-async fn settle(volume: &Volume, work: Work<Storage>) -> Result<&'static str, BackupError> {
+pub(crate) async fn settle(
+    volume: &Volume,
+    work: Work<Storage>,
+    report: Option<HashBackupReport>,
+) -> Result<&'static str, BackupError> {
     if volume.occupancy.view().stopping.is_some() {
         volume.unwatch().await;
-        volume.store_state("backup-stopped", Static::Stopped).await?;
+        let report = report.map(|report| HashBackupReport {
+            state: "Stopped".to_owned(),
+            ..report
+        });
+        volume
+            .store_backup_done("backup-stopped", Static::Stopped, report)
+            .await?;
         work.commit();
+        forget_gap(volume).await;
         return Ok("Stopped");
     }
     let work = match work.commit_into(Command::StartTarget) {
         Ok(work) => work,
         Err(error) => return Err(BackupError::Internal(error.to_string())),
     };
-    volume.store_state("backup-target", work.target()).await?;
+    let report = report.map(|report| HashBackupReport {
+        state: "Target".to_owned(),
+        ..report
+    });
+    volume
+        .store_backup_done("backup-target", work.target(), report)
+        .await?;
     work.commit();
     volume.wake.notify_one();
+    forget_gap(volume).await;
     Ok("Target")
+}
+
+/// The archive has everything up to the new log: what changed before it is of no use any more, and from now on the device's
+/// bitmap counts from the log that is delivered. A device that cannot do that does it with the first release of log.
+async fn forget_gap(volume: &Volume) {
+    if let Err(error) = volume.device.forget_changed().await {
+        tracing::debug!(volume = %volume.name, error = %chain(&error), "the device does not forget old changes yet");
+    }
 }
 
 #[cfg(test)]

@@ -60,6 +60,8 @@ fn is_cut(records: &Records) -> bool {
     let marked = |gid: Gid, mergeable: bool| gid > Gid(0) && gid != Gid::MAX && !mergeable;
     records.state == Static::SyncReady
         && records.uuid != Uuid::NIL
+        // A hash backup finds its own way back.
+        && records.backup.is_none()
         && records
             .queue
             .iter()
@@ -104,7 +106,7 @@ async fn adopt(volume: &Arc<Volume>) {
         return;
     };
     volume.watch().await;
-    match settle(volume, work).await {
+    match settle(volume, work, None).await {
         Ok(state) => {
             volume.set_error(None);
             tracing::info!(volume = %volume.name, state, "the archive had committed the backup that was cut: going on");

@@ -18,7 +18,7 @@ const AHEAD_BYTES: u64 = 8 << 20;
 
 /// The device could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ScanError {
+pub(crate) enum ScanError {
     #[error("{bytes} bytes at {offset}")]
     Device {
         offset: u64,
@@ -94,7 +94,7 @@ async fn read(device: Device, address: Lb, size: Lb) -> Result<Bulk, ScanError> 
         .map_err(|source| ScanError::Task { offset, source })
 }
 
-fn pack(address: Lb, data: Bytes) -> Bulk {
+pub(crate) fn pack(address: Lb, data: Bytes) -> Bulk {
     let raw_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
     if is_zero(&data) {
         return Bulk::zeros(address.0, raw_len);

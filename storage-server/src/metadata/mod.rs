@@ -7,7 +7,10 @@ use walb_common::types::VolumeName;
 pub use volumes::{Loaded, VolumeStore};
 
 /// Migrations; those of a daemon start at version 1000. Never changed once released.
-pub const MIGRATIONS: &[(i64, &str, &str)] = &[(1000, "volumes", volumes::SCHEMA)];
+pub const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1000, "volumes", volumes::SCHEMA),
+    (1001, "hash backups", volumes::HASH_BACKUPS),
+];
 
 /// The database could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 use walb_common::disk::fault;
@@ -32,6 +34,12 @@ pub(super) const SCHEMA: &str = "
         timestamp INTEGER NOT NULL,
         PRIMARY KEY (volume, gid)
     ) STRICT, WITHOUT ROWID;";
+
+/// What concerns hash backups, as JSON: nobody searches by it.
+pub(super) const HASH_BACKUPS: &str = "
+    ALTER TABLE volume ADD COLUMN backup TEXT;
+    ALTER TABLE volume ADD COLUMN shipped TEXT;
+    ALTER TABLE volume ADD COLUMN last_backup TEXT;";
 
 // Columns by name: a later migration may add some.
 const INSERT_VOLUME: &str = "INSERT INTO volume
@@ -168,7 +176,7 @@ async fn update(db: &mut SqliteConnection, name: &VolumeName, new: &Records) -> 
     let done = &new.done;
     sqlx::query(
         "UPDATE volume SET state = ?, uuid = ?, done_lsid = ?, done_gid = ?, done_mergeable = ?, done_timestamp = ?,
-         failed = ? WHERE name = ?",
+         failed = ?, backup = ?, shipped = ?, last_backup = ? WHERE name = ?",
     )
     .bind(State::from(new.state).name())
     .bind(new.uuid.to_string())
@@ -177,6 +185,9 @@ async fn update(db: &mut SqliteConnection, name: &VolumeName, new: &Records) -> 
     .bind(done.mergeable)
     .bind(done.timestamp.0.cast_signed())
     .bind(&new.failed)
+    .bind(encode(new.backup.as_ref())?)
+    .bind(encode(new.shipped.as_ref())?)
+    .bind(encode(new.last_backup.as_ref())?)
     .bind(name.as_str())
     .execute(db)
     .await
@@ -212,6 +223,20 @@ async fn update_queue(
     Ok(())
 }
 
+fn encode<T: Serialize>(value: Option<&T>) -> Result<Option<String>, sqlx::Error> {
+    value
+        .map(serde_json::to_string)
+        .transpose()
+        .map_err(|e| sqlx::Error::Encode(e.into()))
+}
+
+fn json<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<Option<T>, String> {
+    let text: Option<String> = row.try_get(column).map_err(|e| format!("column {column}: {e}"))?;
+    text.map(|text| serde_json::from_str(&text))
+        .transpose()
+        .map_err(|e| format!("column {column}: {e}"))
+}
+
 fn decode(row: &SqliteRow, queue: &[SqliteRow]) -> Result<Records, String> {
     let text = |column: &str| {
         row.try_get::<String, _>(column)
@@ -243,6 +268,10 @@ fn decode(row: &SqliteRow, queue: &[SqliteRow]) -> Result<Records, String> {
         done,
         queue,
         failed,
+        backup: json(row, "backup")?,
+        shipped: json(row, "shipped")?,
+        // Only shown; one of another version is no reason to fail.
+        last_backup: json(row, "last_backup").unwrap_or_default(),
     })
 }
 
@@ -269,9 +298,10 @@ fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::{Intent, Shipped};
     use walb_common::daemon::database;
     use walb_common::state::storage::Static;
-    use walb_common::types::Uuid;
+    use walb_common::types::{Lb, Uuid};
 
     fn record(lsid: u64, gid: u64) -> LsidGid {
         LsidGid {
@@ -304,6 +334,19 @@ mod tests {
             done: record(5, 1),
             queue: vec![record(6, 2), record(u64::MAX - 1, 3)],
             failed: Some("why".to_owned()),
+            backup: Some(Intent {
+                gid: Gid(9),
+                old: Uuid([4; 16]),
+                reset: true,
+                bulk: Lb(512),
+                full_compare: false,
+                why: "asked for".to_owned(),
+            }),
+            shipped: Some(Shipped {
+                uuid: Uuid([5; 16]),
+                lsid: Lsid(8),
+                gid: Gid(7),
+            }),
             ..first.clone()
         };
         let third = Records {

@@ -9,16 +9,16 @@ use futures_util::future::join_all;
 use walb_common::daemon::extract::{Body, Volume as VolumeParameter};
 use walb_common::daemon::server::{ANYBODY, Api, OPERATOR, READER, accepted};
 use walb_common::rest::storage::{
-    BackupRequest, Global, InitRequest, KickRequest, ResetRequest, SnapshotAnswer, Status, TaskStatus,
-    VolumeStatus,
+    BackupRequest, Global, HashBackupRequest, InitRequest, KickRequest, ResetRequest, SnapshotAnswer, Status,
+    TaskStatus, VolumeStatus,
 };
 use walb_common::rest::{ApiError, Empty, StartRequest, StopRequest, VolumeBrief};
 use walb_common::state::storage::Command;
 use walb_common::types::ParseError;
 
-use crate::full_backup;
 use crate::server::StorageServer;
 use crate::volume::{StartAs, clear_status, failed_status};
+use crate::{full_backup, hash_backup};
 
 type Server = State<StorageServer>;
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -37,6 +37,7 @@ pub fn router(server: StorageServer) -> Router {
         .post("/v1/volumes/{vol}/start", OPERATOR, start)
         .post("/v1/volumes/{vol}/stop", OPERATOR, stop)
         .post("/v1/volumes/{vol}/full-backup", OPERATOR, full_backup)
+        .post("/v1/volumes/{vol}/hash-backup", OPERATOR, hash_backup)
         .post("/v1/volumes/{vol}/snapshot", OPERATOR, snapshot)
         .post("/v1/kick", OPERATOR, kick)
         .finish(server)
@@ -57,6 +58,7 @@ async fn status(State(server): Server) -> Json<Status> {
         max_background_tasks: wide(node.max_background_tasks),
         socket_timeout: node.socket_timeout_seconds,
         full_scan_lb_per_sec: settings.full_scan_bytes_per_second / 512,
+        heal_overflow: settings.heal_overflow,
     };
     let volumes = server.volumes();
     let task = |v: &std::sync::Arc<crate::volume::Volume>| {
@@ -200,6 +202,22 @@ async fn full_backup(
         .start("full-backup", Some(&name), |job| accepted_backup.run(job))
         .await
         .map(accepted)
+}
+
+async fn hash_backup(
+    State(server): Server,
+    VolumeParameter(name): VolumeParameter,
+    Body(request): Body<HashBackupRequest>,
+) -> Result<Response, ApiError> {
+    let wanted = hash_backup::Wanted {
+        bulk: full_backup::bulk_size(request.bulk_bytes).map_err(|e| e.volume(&name))?,
+        full_compare: request.full_compare,
+        why: "asked for".to_owned(),
+        // Whoever asked waits for the answer.
+        catch_up: hash_backup::ASKED_CATCH_UP,
+    };
+    let volume = server.volume(&name, Command::HashBackup)?;
+    hash_backup::start(&volume, wanted).await.map(accepted)
 }
 
 async fn snapshot(State(server): Server, VolumeParameter(name): VolumeParameter) -> Answer<SnapshotAnswer> {

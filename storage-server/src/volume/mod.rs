@@ -8,6 +8,7 @@ mod records;
 mod snapshot;
 mod status;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,19 +17,21 @@ use tokio::time::Instant;
 use walb_common::daemon::context::DaemonContext;
 use walb_common::daemon::occupancy::{Occupancy, Storage};
 use walb_common::disk::fault;
+use walb_common::rest::storage::HashBackupReport;
 use walb_common::rest::{ApiError, ErrorCode};
 use walb_common::state::storage::Static;
 use walb_common::types::{Gid, Timestamp, VolumeName};
 use walb_wdev::client::DeviceStatus;
 
 pub use commands::StartAs;
-pub use records::Records;
+pub use records::{Intent, Records, Shipped};
 pub(crate) use snapshot::MarkError;
 pub use status::{clear_status, failed_status};
 
 use crate::config::StorageConfig;
 use crate::continuity::{self, Lost};
 use crate::device::{CallError, Device};
+use crate::heal::Healing;
 use crate::metadata::{MetadataError, VolumeStore};
 use crate::plan::LsidGid;
 use crate::send_wlog::Proxies;
@@ -60,6 +63,10 @@ pub struct Volume {
     records: Arc<tokio::sync::Mutex<Records>>,
     watcher: tokio::sync::Mutex<Option<Watcher>>,
     seen: Mutex<Seen>,
+    /// What is being done about a log that was lost.
+    pub(crate) healing: Healing,
+    /// Nobody releases log as long as a backup needs what the device knows of the one before.
+    pub(crate) keeps_log: AtomicBool,
 }
 
 /// What the watcher lets others see.
@@ -115,6 +122,8 @@ impl Volume {
             records: Arc::new(tokio::sync::Mutex::new(records)),
             watcher: tokio::sync::Mutex::new(None),
             seen: Mutex::new(seen),
+            healing: Healing::default(),
+            keeps_log: AtomicBool::new(false),
         })
     }
 
@@ -157,6 +166,24 @@ impl Volume {
         self.change(step, move |records| {
             records.state = state;
             records.failed = None;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The end of a backup, in one step: the state at rest, and nothing left of its beginning.
+    pub(crate) async fn store_backup_done(
+        &self,
+        step: &'static str,
+        state: Static,
+        report: Option<HashBackupReport>,
+    ) -> Result<(), MetadataError> {
+        self.change(step, move |records| {
+            records.state = state;
+            records.failed = None;
+            records.backup = None;
+            records.shipped = None;
+            records.last_backup = report.or(records.last_backup.take());
             Ok(())
         })
         .await

@@ -55,6 +55,8 @@ impl Volume {
             queue: records.queue.iter().rev().map(LogPoint::from).collect(),
             uuid: records.uuid,
             last_error: self.last_error().or(trouble),
+            healing: self.healing.told(),
+            last_hash_backup: records.last_backup,
         }
     }
 }
@@ -88,6 +90,8 @@ pub fn clear_status(name: &str) -> VolumeStatus {
         queue: Vec::new(),
         uuid: Uuid::NIL,
         last_error: None,
+        healing: None,
+        last_hash_backup: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! One step of a volume: look, decide ([`crate::plan`]), do one thing.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use walb_common::daemon::occupancy::{NotNow, Running, Storage};
@@ -198,6 +199,10 @@ async fn erase(
     wanted: Lsid,
     mut status: DeviceStatus,
 ) -> Result<DeviceStatus, StepError> {
+    // Releasing the new log would make the device forget what changed before it.
+    if volume.keeps_log.load(Ordering::Relaxed) && status.log_usage_pb < status.log_capacity_pb / 2 {
+        return Ok(status);
+    }
     let held_back = wanted > status.lsids.prev_written && status.lsids.permanent > status.lsids.prev_written;
     if held_back && status.log_usage_pb > status.log_capacity_pb / 4 && !status.overflow {
         // What is written back is known only as of the last checkpoint; with a ring this full we do not wait for the next.

@@ -91,6 +91,11 @@ impl EncodedPack {
         self.records
     }
 
+    /// As it is stored.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Its memory, for the next one.
     pub fn into_buffer(self) -> Vec<u8> {
         self.bytes

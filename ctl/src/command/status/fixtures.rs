@@ -33,6 +33,8 @@ pub fn storage_volume() -> storage::VolumeStatus {
         queue: vec![point(99, 5, false, 1_795_356_480)],
         uuid: "c0687f35edb8cff893c2df0d327116b3".parse().unwrap(),
         last_error: None,
+        healing: None,
+        last_hash_backup: None,
     }
 }
 
@@ -49,6 +51,7 @@ pub fn storage() -> storage::Status {
             max_background_tasks: 1,
             socket_timeout: 10,
             full_scan_lb_per_sec: 0,
+            heal_overflow: true,
         },
         archive: "127.0.0.1:10200".into(),
         proxies: vec![storage::ProxyStatus {

@@ -9,6 +9,8 @@ pub mod fixtures;
 #[cfg(test)]
 mod tests;
 
+pub use storage::hash_backup_line;
+
 use clap::Args;
 use walb_common::types::VolumeName;
 use walb_common::wire::identity::Role;

@@ -1,6 +1,6 @@
 //! Status of a storage.
 
-use walb_common::rest::storage::{Global, LogPoint, Status, VolumeStatus};
+use walb_common::rest::storage::{Global, HashBackupReport, LogPoint, Status, VolumeStatus};
 use walb_common::types::{Gid, Lsid, Timestamp, format_size};
 
 use super::one_line;
@@ -66,6 +66,7 @@ fn global_lines(text: &mut Text, global: &Global) {
     text.pair("socketTimeout", global.socket_timeout);
     text.pair("keepAlive", "OFF");
     text.pair("fullScanLbPerSec", global.full_scan_lb_per_sec);
+    text.pair("healOverflow", bit(global.heal_overflow));
 }
 
 fn volume_line(volume: &VolumeStatus) -> String {
@@ -128,6 +129,12 @@ pub fn one(volume: &VolumeStatus) -> String {
     if let Some(reason) = &volume.last_error {
         text.pair("lastError", one_line(reason));
     }
+    if let Some(healing) = &volume.healing {
+        text.pair("healing", one_line(healing));
+    }
+    if let Some(report) = &volume.last_hash_backup {
+        text.pair("lastHashBackup", hash_backup_line(report));
+    }
     text.heading("DoneFile");
     text.line(point_line(&volume.done.unwrap_or(NO_POINT)));
     text.heading("QueueFile");
@@ -135,6 +142,28 @@ pub fn one(volume: &VolumeStatus) -> String {
         text.line(point_line(point));
     }
     text.finish()
+}
+
+/// What a hash backup came to, in one line.
+pub fn hash_backup_line(report: &HashBackupReport) -> String {
+    let not_bitmap = report.not_bitmap.as_ref().map_or(String::new(), |reason| {
+        format!(" (no bitmap: {})", one_line(reason))
+    });
+    format!(
+        "{} from {} to gid {} by {}{not_bitmap}: volume {} read {} changed {} sent {} saved {} bytes, {} cuts, {:.1} s, {}",
+        report.ended,
+        report.from,
+        report.gid,
+        report.method,
+        report.volume_bytes,
+        report.read_bytes,
+        report.changed_bytes,
+        report.sent_bytes,
+        report.saved_bytes,
+        report.cuts,
+        report.seconds,
+        one_line(&report.why)
+    )
 }
 
 fn point_line(point: &LogPoint) -> String {

@@ -16,6 +16,7 @@ maxBackgroundTasks 1
 socketTimeout 10
 keepAlive OFF
 fullScanLbPerSec 0
+healOverflow 1
 -----Archive-----
 host 127.0.0.1:10200
 -----Proxy-----

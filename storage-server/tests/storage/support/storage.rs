@@ -37,7 +37,7 @@ impl Storage {
              socket_timeout_seconds = 5\ngrace_seconds = 5\n\
              [node.tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n\
              [storage]\narchive = {:?}\nproxies = {proxies:?}\nmax_wlog_send_mb = 1\nretry_max_seconds = 2\n\
-             probe_interval_seconds = 1\nsend_delay_milliseconds = 20\ntransfer_interval_milliseconds = 50\n",
+             probe_interval_seconds = 1\nsend_delay_milliseconds = 20\ntransfer_interval_milliseconds = 50\nheal_overflow = false\n",
             dir.join("s0"),
             tls.ca,
             tls.cert,
