@@ -1,13 +1,11 @@
 //! The power goes at every write and every sync of a format and of a resize.
 
 use camino::Utf8Path;
-use walb_common::types::PhysicalBlockSize;
 use walb_wdev::client::WalDevice;
-use walb_wdev::engine::format_log_device;
 
 use crate::faulty_fs::FaultyFs;
 use crate::history::Death;
-use crate::machine::{BLOCKS, Machine, SHAPES, Shape};
+use crate::machine::{BLOCKS, Machine, SHAPES, Shape, format};
 
 const QUIET: Shape = Shape {
     name: "quiet",
@@ -35,22 +33,22 @@ fn a_power_loss_in_a_format_leaves_a_device_that_says_so_or_a_good_one() {
         machine.terminate();
         let [log, data] = ["quiet-log", "quiet-data"].map(|name| dir.join("disks").join(name));
         disks.cut(Some(after));
-        let formatted = format_log_device(&log, &data, "quiet", Some(PhysicalBlockSize::B512), true);
-        assert_eq!(formatted.is_ok(), disks.powered(), "{formatted:?}");
+        let formatted = format(&log, &data, QUIET);
+        assert_eq!(formatted, disks.powered());
         disks.cut(None);
         disks.power_on();
         if let Some(reason) = machine.start_and_list().first() {
-            assert!(formatted.is_err() && reason.contains("format"), "{reason}");
+            assert!(!formatted && reason.contains("format"), "{reason}");
             refused += 1;
         } else {
             machine.settle(Death::Power, "a format keeps the data");
             served += 1;
         }
         machine.kill();
-        if formatted.is_ok() {
+        if formatted {
             break;
         }
-        format_log_device(&log, &data, "quiet", Some(PhysicalBlockSize::B512), true).unwrap();
+        assert!(format(&log, &data, QUIET));
         machine.start();
         machine.settle(Death::Power, "the format again");
         machine.kill();
