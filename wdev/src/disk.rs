@@ -340,6 +340,13 @@ impl Disk {
     }
 }
 
+/// A process that was forked meanwhile may have inherited the descriptor, and with it the lock.
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unlock();
+    }
+}
+
 impl ReadAt for Disk {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.read(buf, offset)
