@@ -243,6 +243,11 @@ impl Disk {
         self.medium.read_depth()
     }
 
+    /// What does IO that can be done at once, for the log.
+    pub(crate) fn io(&self) -> &'static str {
+        self.medium.io()
+    }
+
     /// Reads and writes that `io_uring` did so far.
     pub fn rung(&self) -> u64 {
         self.medium.rung()

@@ -46,8 +46,19 @@ impl Engine {
             IoEngine::IoUring => uring::availability().map(|()| Self::IoUring),
             IoEngine::Auto => Ok(match uring::availability() {
                 Ok(()) => Self::IoUring,
-                Err(_) => Self::Threads,
+                Err(reason) => {
+                    tracing::info!("threads do IO that can be done at once: {reason}");
+                    Self::Threads
+                }
             }),
+        }
+    }
+
+    /// As the configuration names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::IoUring => "io-uring",
+            Self::Threads => "threads",
         }
     }
 }
@@ -357,6 +368,10 @@ impl Medium for FileMedium {
         for (index, buffer) in others {
             done(index, finish(index, buffer, 0));
         }
+    }
+
+    fn io(&self) -> &'static str {
+        self.engine.name()
     }
 
     fn rung(&self) -> u64 {

@@ -88,6 +88,11 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync {
         }
     }
 
+    /// What does IO that can be done at once.
+    fn io(&self) -> &'static str {
+        "one by one"
+    }
+
     /// Reads and writes that `io_uring` did so far.
     fn rung(&self) -> u64 {
         0

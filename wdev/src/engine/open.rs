@@ -153,7 +153,7 @@ impl Engine {
         let log_direct = config.limits.log_direct && past_page_cache(&log, sector.pbs())?;
         // A write of less than a block of the device goes through the page cache, so a guest may still write any 512 bytes.
         let data_direct = config.limits.data_direct && past_page_cache(&data, PhysicalBlockSize::B4096)?;
-        tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, log_direct, data_direct, "open");
+        tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, io = data.io(), log_direct, data_direct, "open");
         // Packs torn behind the end lie where the previous lap was: after an overflow that can be log not yet released.
         let log_floor = if overflow { redo_from } else { Lsid(0) };
         let changed = changed::load(&config.name, ChangedFile::beside(state_file), &log, &sector, end);
