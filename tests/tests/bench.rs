@@ -41,7 +41,7 @@ fn every_format_is_measured_and_no_file_stays() {
     let expected = [
         ("apply", 10),
         ("image-hash", 2),
-        ("merge", 12),
+        ("merge", 16),
         ("restore", 4),
         ("wlog-to-wdiff", 25),
     ];
