@@ -35,7 +35,7 @@ const fn colour(target: Target) -> &'static str {
 /// All rows, whose modes follow each other.
 pub fn svg(rows: &[Row]) -> String {
     let panels: Vec<&[Row]> = rows.chunk_by(|a, b| a.mode == b.mode).collect();
-    let height = HEIGHT * float(panels.len().div_ceil(2)) + 30.0;
+    let height = HEIGHT * float(panels.len().div_ceil(2)) + 45.0;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" viewBox=\"0 0 {0} {height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
@@ -46,16 +46,16 @@ pub fn svg(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "<g transform=\"translate({x} {y})\">\n{}</g>", draw(panel));
     }
-    let mut x = LEFT;
-    for row in panels.first().copied().unwrap_or_default() {
+    // The legend: three to a line.
+    for (at, row) in panels.first().copied().unwrap_or_default().iter().enumerate() {
         let label = row.target.label().replace("**", "");
         let _ = writeln!(
             text,
-            "<text x=\"{x}\" y=\"{}\" fill=\"{}\">{label}</text>",
-            height - 10.0,
+            "<text x=\"{}\" y=\"{}\" fill=\"{}\">{label}</text>",
+            LEFT + WIDTH * 2.0 / 3.0 * float(at % 3),
+            height - 25.0 + 15.0 * float(at / 3),
             colour(row.target)
         );
-        x += 7.0 * float(label.len());
     }
     text + "</svg>\n"
 }
