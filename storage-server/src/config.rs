@@ -176,11 +176,10 @@ fn is_address(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config() -> StorageConfig {
-        StorageConfig {
+impl StorageConfig {
+    /// One that is right, with the defaults.
+    pub(crate) fn sample() -> Self {
+        Self {
             archive: "127.0.0.1:10200".to_owned(),
             proxies: vec!["[::1]:10100".to_owned()],
             max_wlog_send_mb: 128,
@@ -195,20 +194,27 @@ mod tests {
             catch_up_seconds: 30,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn retries_double_up_to_their_limit() {
-        let delays: Vec<_> = (1..=10).map(|n| config().retry_delay(n).as_secs()).collect();
+        let delays: Vec<_> = (1..=10)
+            .map(|n| StorageConfig::sample().retry_delay(n).as_secs())
+            .collect();
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
-        assert_eq!(config().retry_delay(1000).as_secs(), 300);
+        assert_eq!(StorageConfig::sample().retry_delay(1000).as_secs(), 300);
     }
 
     #[test]
     fn values_out_of_range_are_refused_by_name() {
-        assert_eq!(config().check(), Ok(()));
+        assert_eq!(StorageConfig::sample().check(), Ok(()));
         let without = StorageConfig {
             proxies: Vec::new(),
-            ..config()
+            ..StorageConfig::sample()
         };
         assert!(
             without
@@ -219,12 +225,12 @@ mod tests {
         );
         let portless = StorageConfig {
             archive: "host".to_owned(),
-            ..config()
+            ..StorageConfig::sample()
         };
         assert!(portless.check().unwrap_err().to_string().contains("found host"));
         let zero = StorageConfig {
             max_wlog_send_mb: 0,
-            ..config()
+            ..StorageConfig::sample()
         };
         assert!(zero.check().is_err());
     }

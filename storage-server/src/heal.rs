@@ -158,30 +158,13 @@ async fn ill(volume: &Volume) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn settings() -> StorageConfig {
-        StorageConfig {
-            archive: "127.0.0.1:10200".to_owned(),
-            proxies: vec!["127.0.0.1:10100".to_owned()],
-            max_wlog_send_mb: 128,
-            snapshot_interval_seconds: 10,
-            retry_min_seconds: 1,
-            retry_max_seconds: 300,
-            full_scan_bytes_per_second: 0,
-            send_delay_milliseconds: 100,
-            transfer_interval_milliseconds: 1000,
-            probe_interval_seconds: 10,
-            heal_overflow: true,
-            catch_up_seconds: 30,
-        }
-    }
-
     #[tokio::test]
     async fn failures_are_retried_further_and_further_apart_and_not_for_ever() {
         let healing = Healing::default();
         assert!(healing.is_due() && healing.told().is_none());
         let away = ApiError::new(ErrorCode::Unavailable, "archive away");
         for attempt in 1..ATTEMPTS_MAX {
-            healing.failed(&away, &settings());
+            healing.failed(&away, &StorageConfig::sample());
             let told = healing.told().unwrap();
             assert!(
                 told.starts_with(&format!("attempt {attempt} failed: archive away; the next in ")),
@@ -189,7 +172,7 @@ mod tests {
             );
             assert!(!healing.is_due());
         }
-        healing.failed(&away, &settings());
+        healing.failed(&away, &StorageConfig::sample());
         assert!(healing.told().unwrap().starts_with("given up after 20 attempts"));
         healing.done();
         assert!(healing.is_due() && healing.told().is_none());
@@ -202,7 +185,7 @@ mod tests {
             ErrorCode::PeerRefused,
             "not accepted by archive:a0:bad state:SyncReady",
         );
-        healing.failed(&refused, &settings());
+        healing.failed(&refused, &StorageConfig::sample());
         assert!(!healing.is_due());
         assert!(healing.told().unwrap().contains("run full-bkp"));
     }

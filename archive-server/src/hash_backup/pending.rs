@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use walb_common::daemon::chain;
 use walb_common::disk::{fault, remove_durable, rename_durable, replace_durable};
 use walb_common::lineage::{DiffError, MetaDiff, Snapshot};
@@ -106,6 +107,10 @@ pub(super) fn finish(dir: &VolumeDir, pending: &Pending, diff: &MetaDiff) -> Res
     let (from, to) = (part(dir), dir.diff(diff));
     if exists(&from)? {
         rename_durable(&from, &to).at("rename to", &to)?;
+    } else if !exists(&to)? {
+        // Without it the log that follows would continue a snapshot that nobody has.
+        return Err(io::Error::from(io::ErrorKind::NotFound))
+            .at("find the diff of a committed hash backup in", &from);
     }
     fault::point("archive.hash.renamed").at("rename to", &to)?;
     dir.store_uuid(pending.uuid)?;
@@ -145,6 +150,12 @@ pub(crate) fn settle(dir: &VolumeDir) -> Result<Option<Pending>, String> {
         }
     };
     if found < pending.bytes {
+        warn!(
+            path = %path.display(),
+            expected = pending.bytes,
+            found,
+            "the received part of a hash backup is shorter than recorded: it begins again"
+        );
         drop_pending(dir).map_err(told)?;
         return Ok(None);
     }
@@ -210,6 +221,19 @@ mod tests {
             assert_eq!(dir.files().read_uuid().unwrap(), committed.uuid);
             assert_eq!(settle(&dir), Ok(None), "again");
         }
+    }
+
+    #[test]
+    fn a_committed_backup_whose_part_is_lost_is_told_and_not_taken_up() {
+        let (_keep, dir) = volume();
+        let committed = Pending {
+            snapshot: Some(Snapshot::new(Gid(6), Gid(9)).unwrap()),
+            ..pending(10)
+        };
+        committed.store(&dir).unwrap();
+        let error = settle(&dir).unwrap_err();
+        assert!(error.contains("hash_backup.part"), "{error}");
+        assert!(record(&dir).exists() && dir.files().read_uuid().is_err());
     }
 
     #[test]
