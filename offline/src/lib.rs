@@ -33,7 +33,6 @@ pub mod progress;
 pub mod target;
 pub mod wdiff;
 pub mod wlog;
-pub mod write_behind;
 
 use std::process::ExitCode;
 

@@ -4,16 +4,16 @@
 //! may leave `OUT.*.tmp` behind, nothing else.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use walb_common::disk::{TEMPORARY_SUFFIX, fault, sync_dir};
+use tempfile::NamedTempFile;
+use walb_common::disk::{DirectWriter, TEMPORARY_SUFFIX, fault, sync_dir};
 
 use crate::options::OutOptions;
 use crate::output::{Output, Stdout, Usage};
-use crate::write_behind::WriteBehind;
 
 /// The output of a command: a file to be, or stdout.
 #[derive(Debug)]
@@ -22,8 +22,10 @@ pub enum OutFile {
     Stream(Stdout),
     /// A file, under its temporary name.
     File {
-        /// The content so far.
-        file: BufWriter<WriteBehind>,
+        /// Takes the content, unless it is written to the file in another way.
+        content: DirectWriter,
+        /// The file. Removed unless it gets its name.
+        file: NamedTempFile,
         /// Its name to be.
         path: PathBuf,
         /// Whether it may replace what is there.
@@ -78,7 +80,8 @@ impl OutFile {
             .tempfile_in(parent(path))
             .with_context(|| format!("make a temporary file beside {name}"))?;
         Ok(Self::File {
-            file: BufWriter::with_capacity(256 << 10, WriteBehind::new(file)),
+            content: DirectWriter::new(file.as_file()).with_context(|| format!("write {name}"))?,
+            file,
             path: path.clone(),
             force: options.force,
         })
@@ -94,16 +97,17 @@ impl OutFile {
 
     /// Writes out what is left and gives the file its name. Durable when this returns.
     pub fn commit(self) -> anyhow::Result<()> {
-        let (file, path, force) = match self {
+        let (content, file, path, force) = match self {
             Self::Stream(mut out) => return out.flush().context("write to stdout"),
-            Self::File { file, path, force } => (file, path, force),
+            Self::File {
+                content,
+                file,
+                path,
+                force,
+            } => (content, file, path, force),
         };
         let name = path.display().to_string();
-        let file = file
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)
-            .with_context(|| format!("write {name}"))?
-            .into_inner();
+        content.finish().with_context(|| format!("write {name}"))?;
         fault::point("offline.out.before_sync")
             .and_then(|()| file.as_file().sync_all())
             .with_context(|| format!("sync {name}"))?;
@@ -128,14 +132,14 @@ impl Write for OutFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Stream(out) => out.write(buf),
-            Self::File { file, .. } => file.write(buf),
+            Self::File { content, .. } => content.write(buf),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Stream(out) => out.flush(),
-            Self::File { file, .. } => file.flush(),
+            Self::File { content, .. } => content.flush(),
         }
     }
 }

@@ -172,30 +172,35 @@ fn a_full_disk_leaves_nothing_behind_and_is_told() {
 fn a_failure_at_any_step_of_making_a_file_leaves_the_old_one_and_a_crash_no_half() {
     let dir = tempdir().unwrap();
     let out = dir.path().join("out");
-    let words = [
-        "wdiff",
-        "merge",
-        text(&golden("w1.p512.sorted.wdiff")),
-        "--force",
-        "-o",
-        text(&out),
-    ]
-    .map(str::to_owned);
-    let with_fault = |fault: &str| {
-        let mut command = command(&words);
-        command.env("WALB_FAULT", fault);
+    // The second is so large that it is being written before it is complete.
+    let small = ["wdiff", "merge", text(&golden("w1.p512.sorted.wdiff"))].map(str::to_owned);
+    let large = ["wdiff", "recompress", text(&golden("big.packlimit.sorted.wdiff"))].map(str::to_owned);
+    let with_fault = |words: &[String], fault: &str| {
+        let more = ["--compression", "none", "--force", "-o", text(&out)].map(str::to_owned);
+        let mut command = command(&[words, &more].concat());
+        if !fault.is_empty() {
+            command.env("WALB_FAULT", fault);
+        }
         crate::support::run(command)
     };
-    walbc(&words).ok();
-    let whole = fs::read(&out).unwrap();
-    for point in ["before_sync", "before_rename"] {
+    for (words, point, turn) in [
+        (&small, "offline.out.before_sync", ""),
+        (&small, "offline.out.before_rename", ""),
+        (&small, "disk.direct_writer.write", ""),
+        (&large, "disk.direct_writer.write", "@3"),
+    ] {
         fs::write(&out, "precious").unwrap();
-        with_fault(&format!("offline.out.{point}=eio")).fails_with(&["out", "Input/output error"]);
-        assert_eq!(
-            (fs::read(&out).unwrap(), names(dir.path())),
-            (b"precious".to_vec(), vec!["out".to_owned()])
-        );
-        assert_eq!(with_fault(&format!("offline.out.{point}=crash")).status, None);
+        for (action, told) in [
+            ("eio", "Input/output error"),
+            ("enospc", "No space left on device"),
+        ] {
+            with_fault(words, &format!("{point}={action}{turn}")).fails_with(&[told]);
+            assert_eq!(
+                (fs::read(&out).unwrap(), names(dir.path())),
+                (b"precious".to_vec(), vec!["out".to_owned()])
+            );
+        }
+        assert_eq!(with_fault(words, &format!("{point}=crash{turn}")).status, None);
         assert_eq!(fs::read(&out).unwrap(), b"precious");
         for name in names(dir.path()).iter().filter(|name| *name != "out") {
             assert!(
@@ -205,8 +210,11 @@ fn a_failure_at_any_step_of_making_a_file_leaves_the_old_one_and_a_crash_no_half
             fs::remove_file(dir.path().join(name)).unwrap();
         }
     }
+    with_fault(&small, "").ok();
+    let whole = fs::read(&out).unwrap();
+    fs::write(&out, "precious").unwrap();
     // Behind the rename it is there, but may not be durable: that is no success.
-    with_fault("offline.out.before_dirsync=eio").fails_with(&["sync the directory"]);
+    with_fault(&small, "offline.out.before_dirsync=eio").fails_with(&["sync the directory"]);
     assert!(fs::read(&out).unwrap() == whole);
 }
 

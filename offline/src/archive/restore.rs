@@ -152,7 +152,7 @@ impl Restore {
                     .parent()
                     .filter(|dir| !dir.as_os_str().is_empty())
                     .unwrap_or(Path::new("."));
-                self.fill_file(source, file.get_ref().as_file(), dir)
+                self.fill_file(source, file.as_file(), dir)
             }
             Out::File(OutFile::Stream(stdout)) => {
                 let stream = self.stream(source, &std::env::temp_dir())?;
