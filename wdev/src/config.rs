@@ -86,6 +86,8 @@ pub struct Limits {
     pub log_direct: bool,
     /// The data past the page cache, where the data device takes that.
     pub data_direct: bool,
+    /// Data in the page cache that may be waiting to be written out, where they go through it; 0: as the kernel likes.
+    pub data_dirty_max_mib: u32,
     /// What happens when the ring is full of log that was not released.
     pub on_ring_full: OnRingFull,
     /// A thread of the device ends when it has had nothing to do for so long; the next request starts it again.
@@ -105,6 +107,7 @@ impl Default for Limits {
             io: IoEngine::Auto,
             log_direct: true,
             data_direct: false,
+            data_dirty_max_mib: 32,
             on_ring_full: OnRingFull::GoOn,
             thread_idle_ms: 10_000,
             nbd_clients: 64,

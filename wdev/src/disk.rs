@@ -14,9 +14,11 @@ mod file;
 mod medium;
 mod threads;
 mod uring;
+mod writeout;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -328,6 +330,24 @@ impl Disk {
     pub fn go_direct(&self, unit: PhysicalBlockSize) -> io::Result<io::Result<()>> {
         self.sync()?;
         Ok(self.medium.go_direct(unit.bytes()))
+    }
+
+    /// Whether it is used past the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.medium.is_direct()
+    }
+
+    /// Has the kernel begin to write out what is dirty in a range of the page cache. Advice: only [`Disk::sync`] makes it durable.
+    pub(crate) fn begin_writeout(&self, range: &Range<u64>) -> io::Result<()> {
+        self.medium.begin_writeout(range)
+    }
+
+    /// Waits for what was begun in a range. A write that was lost there counts as a failed sync: the system need not tell of it again.
+    pub(crate) fn await_writeout(&self, range: &Range<u64>) -> io::Result<()> {
+        self.medium.await_writeout(range).inspect_err(|error| {
+            let mut failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert_with(|| error.to_string());
+        })
     }
 
     /// Makes every write that returned before this call durable. After a failure every later call fails too.

@@ -20,6 +20,7 @@
 
 mod allocation;
 mod changed;
+mod dirty;
 mod format;
 mod log_read;
 mod log_sync;
@@ -52,6 +53,7 @@ use crate::client::{DeviceStatus, Lsids, Refusal};
 use crate::config::Limits;
 use crate::disk::Disk;
 use changed::ChangedState;
+use dirty::Dirty;
 use log_tail::LogTail;
 use overflow_mark::OverflowMark;
 use pending::Pending;
@@ -81,6 +83,8 @@ struct Shared {
     limits: Limits,
     log: Disk,
     data: Disk,
+    /// What write-behind has left in the page cache.
+    dirty: Dirty,
     overflow_mark: OverflowMark,
     /// The data device failed a write or a sync: it may have lost any that was taken out of the pending set.
     data_lost: AtomicBool,

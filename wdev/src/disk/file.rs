@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::sync::OnceLock;
@@ -20,6 +21,7 @@ use super::aligned::{ALIGNMENT, AlignedBuf};
 use super::medium::{Medium, Read, Write};
 use super::threads;
 use super::uring::{self, Job, Payload};
+use super::writeout;
 use crate::config::IoEngine;
 
 /// Largest single direct read: others get in between, and a device that also serves guests hardly notices.
@@ -73,6 +75,8 @@ pub(super) struct FileMedium {
     refused: AtomicBool,
     /// Reads and writes that `io_uring` did.
     rung: AtomicU64,
+    /// See [`writeout`]; none where it cannot be opened again.
+    writeout: OnceLock<Option<File>>,
 }
 
 #[derive(Debug)]
@@ -167,12 +171,19 @@ impl FileMedium {
             engine,
             refused: AtomicBool::new(false),
             rung: AtomicU64::new(0),
+            writeout: OnceLock::new(),
         }
     }
 
     /// The way past the page cache for a range, if there is one.
     fn direct_for(&self, offset: u64, len: usize) -> Option<&Direct> {
         self.direct.get().filter(|d| d.takes_range(offset, len))
+    }
+
+    /// The descriptor for writing out, opened at its first use.
+    fn writeout(&self) -> Option<&File> {
+        let open = || File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok();
+        self.writeout.get_or_init(open).as_ref()
     }
 
     fn count(&self, rung: usize) {
@@ -277,6 +288,18 @@ impl Medium for FileMedium {
         // Set before by somebody else: the same.
         let _ = self.direct.set(direct);
         Ok(())
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct.get().is_some()
+    }
+
+    fn begin_writeout(&self, range: &Range<u64>) -> io::Result<()> {
+        writeout::call(self.writeout(), range, writeout::Step::Begin)
+    }
+
+    fn await_writeout(&self, range: &Range<u64>) -> io::Result<()> {
+        writeout::call(self.writeout(), range, writeout::Step::Await)
     }
 
     fn write_depth(&self) -> usize {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
@@ -21,6 +22,11 @@ impl Write {
     /// Bytes of all pieces.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// Its bytes on the disk.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len() as u64
     }
 
     pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
@@ -61,6 +67,21 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync {
     /// have been synced.
     fn go_direct(&self, _unit: usize) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Whether it is used past the page cache.
+    fn is_direct(&self) -> bool {
+        false
+    }
+
+    /// Begins to write out what is dirty in a range, where there is a page cache.
+    fn begin_writeout(&self, _range: &Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Waits for what was begun; an error if any of it was lost.
+    fn await_writeout(&self, _range: &Range<u64>) -> io::Result<()> {
+        Ok(())
     }
 
     /// How many writes that lie apart it takes well at once.

@@ -172,6 +172,11 @@ fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
         let pending_full = !state.pending.is_empty() && state.pending.bytes() + batch.bytes() > pending_max;
         let unsynced = (batch.end.0 - lsids.permanent.0) * pb;
         let unsynced_full = unsynced > UNSYNCED_MAX_BYTES && lsids.permanent < lsids.completed;
+        if unsynced > UNSYNCED_MAX_BYTES / 4 && lsids.permanent < lsids.completed {
+            // Asked for early: the sync then takes less time, and write-behind gets its data in small portions.
+            state.sync_wanted = true;
+            shared.syncer.notify_one();
+        }
         // A piece keeps the whole pack it came in: rewriting the same few blocks, with one stray block in each pack, would
         // otherwise keep all the log since the last written one in memory, and count as next to nothing.
         let held = (batch.end.0 - lsids.written.0) * pb;

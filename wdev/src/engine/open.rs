@@ -26,6 +26,7 @@ use walb_common::format::log_device::{
 use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize};
 
 use super::changed::{self, ChangedFile, ChangedState};
+use super::dirty::Dirty;
 use super::log_tail::LogTail;
 use super::overflow_mark::OverflowMark;
 use super::pending::Pending;
@@ -397,6 +398,7 @@ fn shared(
         limits,
         log,
         data,
+        dirty: Dirty::new(limits.data_dirty_max_mib),
         overflow_mark,
         data_lost: AtomicBool::new(false),
         size: AtomicU64::new(sector.device_size().0),

@@ -14,6 +14,7 @@ use walb_common::disk::fault;
 use walb_common::format::log_device::{SUPER_SECTOR_OFFSET, SuperSector};
 use walb_common::types::{LB_SIZE, Lsid};
 
+use super::dirty::UnderWay;
 use super::pending::{Fill, Piece};
 use super::threads::{Leave, Patience};
 use super::{Shared, State, Stopping, wait, wait_for};
@@ -97,6 +98,8 @@ pub(super) fn run(shared: &Shared) -> Leave {
 /// Writes the pieces in order of address, as many at once as the data device takes well; false when stopped in between.
 fn write_due(shared: &Shared, due: &[Piece]) -> io::Result<bool> {
     let depth = shared.data.write_depth();
+    let counts = shared.dirty.counts(&shared.data);
+    let mut under_way = UnderWay::default();
     let mut rest = due;
     while !rest.is_empty() {
         let (mut writes, mut count, mut bytes) = (Vec::new(), 0, 0);
@@ -120,7 +123,13 @@ fn write_due(shared: &Shared, due: &[Piece]) -> io::Result<bool> {
             }
             count = 1;
         } else {
+            let ranges: Vec<_> = writes.iter().map(Write::range).collect();
             shared.data.write_many(writes)?;
+            if counts {
+                for range in ranges {
+                    shared.dirty.add(range);
+                }
+            }
         }
         fault::point("wdev.data.written")?;
         let mut state = shared.lock();
@@ -133,6 +142,9 @@ fn write_due(shared: &Shared, due: &[Piece]) -> io::Result<bool> {
             return Ok(false);
         }
         shared.writer.notify_one();
+        if counts {
+            shared.dirty.limit(&shared.data, &mut under_way)?;
+        }
         rest = &rest[count..];
     }
     Ok(true)
@@ -222,7 +234,7 @@ fn checkpoint_once(shared: &Shared) -> io::Result<()> {
     };
     // The data are durable before the super sector says that their log is not needed any more.
     fault::point("wdev.checkpoint.before_data_sync")
-        .and_then(|()| shared.data.sync())
+        .and_then(|()| shared.dirty.sync(&shared.data))
         .inspect_err(|_| shared.data_lost.store(true, Ordering::Relaxed))?;
     fault::point("wdev.checkpoint.data_synced")?;
     let mut sector = shared.lock_super_sector();
