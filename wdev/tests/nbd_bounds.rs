@@ -233,6 +233,37 @@ fn strangers_never_keep_a_client_out_and_the_slowest_of_them_makes_room() {
 }
 
 #[test]
+fn one_thread_accepts_for_all_servers_and_none_that_is_crowded_holds_another_up() {
+    let accepting = || {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let names =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.trim() == "nbd-accept").count()
+    };
+    let crowded_limits = NbdLimits {
+        haggling: 1,
+        handshake: Duration::from_secs(3600),
+        ..NbdLimits::default()
+    };
+    let (_dir, crowded, _server) = serve_with(Export::new("vol", MemDevice::new(512)), crowded_limits);
+    let mut served: Vec<_> = (0..50).map(|_| Served::new()).collect();
+    // Servers of other tests that come and go share it; one that ends just now is gone soon.
+    until("one thread accepts", || accepting() == 1);
+    let strangers: Vec<_> = (0..20).map(|_| Raw::connect(&crowded)).collect();
+    for each in &served {
+        each.client().flush().unwrap();
+    }
+    // A server that stops takes nobody any more, and the others go on.
+    drop(served.pop().unwrap().server.take());
+    let gone = served[0].socket();
+    drop(served[0].server.take());
+    assert!(NbdClient::connect(&gone, "vol").is_err());
+    served[1].client().flush().unwrap();
+    drop(strangers);
+    NbdClient::connect(&crowded, "vol").unwrap().flush().unwrap();
+}
+
+#[test]
 fn a_write_longer_than_allowed_is_refused_and_the_connection_goes_on() {
     let served = Served::new();
     let mut raw = served.raw();

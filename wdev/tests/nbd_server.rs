@@ -98,7 +98,10 @@ fn bad_requests_are_answered_with_their_error_and_the_connection_goes_on() {
     assert_eq!(errno(client.flush()), libc::EIO);
     served.device.failing.store(false, Ordering::SeqCst);
     served.device.read_only.store(true, Ordering::SeqCst);
-    assert_eq!(errno(client.write(0, &[0; 512])), libc::EPERM);
+    // A device that refuses writes has failed, and a disk that fails says EIO.
+    assert_eq!(errno(client.write(0, &[0; 512])), libc::EIO);
+    assert_eq!(errno(client.trim(0, 512)), libc::EIO);
+    assert_eq!(errno(client.write_zeroes(0, 512, false)), libc::EIO);
     assert!(served.client().can(flag::READ_ONLY));
     client.read(0, 512).unwrap();
     let mut raw = served.raw();

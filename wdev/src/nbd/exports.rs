@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use walb_common::wire::identity::{Identity, Role};
 
 use super::contexts::Context;
-use super::protocol::flag;
+use super::protocol::{Errno, flag};
 use crate::block::BlockDevice;
 
 /// Clients of one export at once, unless told otherwise.
@@ -109,8 +109,12 @@ impl Export {
         self.device.size()
     }
 
-    pub(super) fn refuses_writes(&self) -> bool {
-        self.read_only || self.device.read_only()
+    /// Why changes are refused, if they are: an export may not be written to; a device that has failed fails, like a disk.
+    pub(super) fn refuses_writes(&self) -> Option<Errno> {
+        if self.read_only {
+            return Some(Errno::Perm);
+        }
+        self.device.read_only().then_some(Errno::Io)
     }
 
     /// Smaller requests than a page cost the guest's page cache a read; smaller than a physical block, log space.
@@ -123,7 +127,7 @@ impl Export {
     pub(super) fn transmission_flags(&self, structured: bool) -> u16 {
         let mut flags =
             flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::CAN_MULTI_CONN | flag::SEND_CACHE;
-        if self.refuses_writes() {
+        if self.refuses_writes().is_some() {
             flags |= flag::READ_ONLY;
         } else {
             flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO;

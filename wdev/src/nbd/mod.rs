@@ -15,6 +15,7 @@
 //!
 //! Nothing a client does can stall the device, another client, or fill memory: see `window` and `handshake`.
 
+mod acceptor;
 pub mod client;
 mod connection;
 mod contexts;

@@ -1,4 +1,4 @@
-//! The NBD server: one thread accepts, and each connection has one thread that reads and one that writes.
+//! The NBD server: one [thread](super::acceptor) accepts for all servers, and each connection has one thread that reads and one that writes.
 //!
 //! Threads, not tasks: a connection is a long-lived stream of small requests, where handing work between tasks costs
 //! more than the work; and the number of connections is small and bounded.
@@ -8,16 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, TcpListener};
-use std::os::unix::net::UnixStream;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use walb_common::wire::tls::TlsContext;
 
+use super::acceptor::{Acceptor, Registration, Waker};
 use super::connection::{self, ServeError};
 use super::exports::{Export, Exports};
 use super::handshake::NotNow;
@@ -59,14 +58,21 @@ pub(super) enum Security {
 }
 
 /// A running server. Dropping it stops it: connections are cut, and every request has ended when the drop returns.
-#[derive(Debug)]
 pub struct NbdServer {
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
-    /// Closing it wakes the accepting thread.
-    stop: UnixStream,
+    /// Until the drop begins.
+    accepting: Option<Registration>,
     /// Removed at the end.
     socket: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for NbdServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NbdServer")
+            .field("exports", &self.shared.exports)
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the threads of a server share.
@@ -77,20 +83,15 @@ pub(super) struct Shared {
     connections: Mutex<Connections>,
     /// Notified when a connection has chosen or ended.
     moved: Condvar,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("exports", &self.exports)
-            .finish_non_exhaustive()
-    }
+    acceptor: Waker,
 }
 
 #[derive(Default)]
 struct Connections {
     next_id: u64,
     stopping: bool,
+    /// The accepting thread waits until a stranger has chosen or left.
+    wanted: bool,
     /// By id, so the oldest first.
     open: BTreeMap<u64, Connection>,
 }
@@ -206,22 +207,19 @@ impl NbdServer {
         security: Security,
         limits: NbdLimits,
     ) -> io::Result<Self> {
-        let (stop, stopped) = UnixStream::pair()?;
+        let acceptor = Acceptor::current()?;
         let shared = Arc::new(Shared {
             exports,
             limits,
             security,
             connections: Mutex::default(),
             moved: Condvar::new(),
+            acceptor: acceptor.waker(),
         });
-        let for_thread = shared.clone();
-        let acceptor = thread::Builder::new()
-            .name("nbd-accept".to_owned())
-            .spawn(move || for_thread.accept_all(&listener, &stopped))?;
+        let accepting = acceptor.register(shared.clone(), Box::new(listener))?;
         Ok(Self {
             shared,
-            acceptor: Some(acceptor),
-            stop,
+            accepting: Some(accepting),
             socket: None,
         })
     }
@@ -246,13 +244,7 @@ impl Drop for NbdServer {
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.moved.notify_all();
-        // Fails only if the accepting thread has ended, which is what we want.
-        let _ = self.stop.shutdown(Shutdown::Both);
-        if let Some(acceptor) = self.acceptor.take()
-            && acceptor.join().is_err()
-        {
-            tracing::error!("the thread that accepts NBD connections panicked");
-        }
+        drop(self.accepting.take());
         if let Some(socket) = &self.socket {
             // Already gone is fine too.
             let _ = std::fs::remove_file(socket);
@@ -276,44 +268,31 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn accept_all(self: &Arc<Self>, listener: &impl Listener, stopped: &UnixStream) {
-        loop {
-            let now = Instant::now();
-            let next = self.lock().cut_late(now).map(|at| at - now);
-            let mut events = [
-                PollFd::new(stopped, PollFlags::IN),
-                PollFd::new(listener, PollFlags::IN),
-            ];
-            // A deadline that poll cannot express is none.
-            let timeout = next.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut events, timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return tracing::error!(%error, "NBD: cannot wait for connections"),
-            }
-            if !events[0].revents().is_empty() {
-                return;
-            }
-            if events[1].revents().is_empty() {
-                continue;
-            }
-            match listener.accept() {
-                Ok((socket, peer)) => self.admit(Arc::from(socket), peer),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => {
-                    // Typically no file descriptors left: the waiting connection would make this loop spin.
-                    tracing::warn!(%error, "NBD: cannot accept a connection");
-                    let _ = poll(&mut [PollFd::new(stopped, PollFlags::IN)], Some(&PAUSE));
-                }
-            }
-        }
+    /// Cuts strangers whose time is over; the next one's time.
+    pub fn cut_late(&self, now: Instant) -> Option<Instant> {
+        self.lock().cut_late(now)
     }
 
-    fn admit(self: &Arc<Self>, socket: Arc<dyn Transport>, peer: String) {
+    /// Whether one more stranger may come.
+    pub fn has_room(&self) -> bool {
+        let connections = self.lock();
+        connections.stopping || connections.choosing() < self.limits.haggling
+    }
+
+    /// The same, and if not, the slowest stranger is cut. Whoever leaves wakes the accepting thread.
+    pub fn make_room(&self) -> bool {
         let mut connections = self.lock();
-        while !connections.stopping && connections.choosing() >= self.limits.haggling {
+        let room = connections.stopping || connections.choosing() < self.limits.haggling;
+        if !room {
             connections.make_room();
-            connections = self.wait(connections);
+            connections.wanted = true;
         }
+        room
+    }
+
+    /// Takes a connection in as a stranger. Does not wait.
+    pub fn admit(self: &Arc<Self>, socket: Arc<dyn Transport>, peer: String) {
+        let mut connections = self.lock();
         if connections.stopping {
             return;
         }
@@ -366,8 +345,18 @@ impl Shared {
             let export = export.name().to_owned();
             connection.stage = Stage::Chosen { export };
         }
-        self.moved.notify_all();
+        self.tell_moved(connections);
         Ok(())
+    }
+
+    /// A connection has chosen or ended.
+    fn tell_moved(&self, mut connections: MutexGuard<'_, Connections>) {
+        let wanted = std::mem::take(&mut connections.wanted);
+        drop(connections);
+        self.moved.notify_all();
+        if wanted {
+            self.acceptor.wake();
+        }
     }
 
     fn why_cut(&self, id: u64) -> Option<ServeError> {
@@ -391,13 +380,8 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.shared.lock().open.remove(&self.id);
-        self.shared.moved.notify_all();
+        let mut connections = self.shared.lock();
+        connections.open.remove(&self.id);
+        self.shared.tell_moved(connections);
     }
 }
-
-/// How long accepting rests when the system refuses it.
-const PAUSE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};

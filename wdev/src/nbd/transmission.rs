@@ -245,8 +245,10 @@ fn to_work(request: &Request, payload: Bytes, agreed: &Agreed) -> Result<Work, E
     if flags & !allowed != 0 {
         return Err(Errno::Inval);
     }
-    if matches!(kind, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES) && export.refuses_writes() {
-        return Err(Errno::Perm);
+    if matches!(kind, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES)
+        && let Some(errno) = export.refuses_writes()
+    {
+        return Err(errno);
     }
     let too_long = matches!(kind, cmd::READ | cmd::WRITE) && length > MAX_PAYLOAD;
     if kind != cmd::FLUSH && length == 0 || too_long {
@@ -287,7 +289,6 @@ pub(super) fn to_errno(errno: IoErrno) -> Errno {
     match errno {
         IoErrno::EINVAL => Errno::Inval,
         IoErrno::ENOSPC => Errno::NoSpc,
-        IoErrno::EROFS => Errno::Perm,
         IoErrno::ESHUTDOWN => Errno::Shutdown,
         _ => Errno::Io,
     }
