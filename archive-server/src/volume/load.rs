@@ -1,11 +1,12 @@
 //! What the start (and `fsck`) finds of a volume, and what it settles: leftovers of whatever a crash interrupted.
 
 use walb_common::daemon::chain;
-use walb_common::lineage::MetaDiff;
+use walb_common::format::wdiff::WdiffReader;
+use walb_common::lineage::{DiffSet, MetaDiff};
 use walb_common::state::archive::Static;
-use walb_common::types::VolumeName;
+use walb_common::types::{Uuid, VolumeName};
 
-use super::{Held, VolumeDir};
+use super::{Held, Lineage, VolumeDir};
 use crate::error::FileError;
 use crate::images::Images;
 
@@ -51,6 +52,16 @@ pub(crate) fn load(name: &VolumeName, dir: &VolumeDir, images: &Images) -> Loade
     }
 }
 
+/// The life of the log that the last diff comes from, if it is another one than recorded. Each diff that is received or made
+/// here is of the recorded one, so this was brought by somebody: the diff of a hash backup, copied from the archive that
+/// has it, and what came after. Diffs follow each other, so what follows on the last one is of its log.
+fn uuid_of_last(dir: &VolumeDir, diffs: &DiffSet, lineage: &Lineage) -> Option<Uuid> {
+    let last = diffs.chain(lineage.base.snapshot()).pop()?;
+    // A damaged one is told when it is read.
+    let uuid = WdiffReader::open(dir.diff(&last)).ok()?.uuid();
+    (uuid != lineage.uuid && uuid != Uuid::NIL).then_some(uuid)
+}
+
 fn read(
     name: &VolumeName,
     dir: &VolumeDir,
@@ -70,12 +81,18 @@ fn read(
     }
     // Before anything else is read: it may bring a diff and another uuid.
     let pending = crate::hash_backup::settle(dir)?;
-    let lineage = dir.files().read_lineage().map_err(|e| told(&e))?;
+    let mut lineage = dir.files().read_lineage().map_err(|e| told(&e))?;
     let size = images.base_size(name).map_err(|e| told(&e))?;
     let size = size.ok_or_else(|| format!("no base image {}", images.base(name).display()))?;
     if let Some(expected) = dir.files().read_size().map_err(|e| told(&e))?
         && expected != size
     {
+        // Growing it was interrupted: behind what was stored there is nothing.
+        let grown = size > expected && images.is_hole_from(name, expected).map_err(|e| told(&e))?;
+        if grown {
+            dir.store_size(size).map_err(|e| told(&e))?;
+            return read(name, dir, images, notes);
+        }
         let image = images.base(name);
         let (found, expected) = (size.bytes(), expected.bytes());
         return Err(format!(
@@ -86,6 +103,14 @@ fn read(
     let (mut diffs, odd) = dir.list_diffs().map_err(|e| told(&e))?;
     notes.extend(odd);
     let latest = diffs.latest(&lineage.base).map_err(|e| told(&e))?;
+    if let Some(uuid) = uuid_of_last(dir, &diffs, &lineage) {
+        dir.store_uuid(uuid).map_err(|e| told(&e))?;
+        notes.push(format!(
+            "the last diff is of log {uuid}, not of {}: what follows on it is taken",
+            lineage.uuid
+        ));
+        lineage.uuid = uuid;
+    }
     let mut garbage = Vec::new();
     if state == Static::Archived {
         // Full garbage removal, but only of what the chain covers: a diff beyond a gap may be all there is of its time.
