@@ -92,6 +92,29 @@ impl Images {
         Ok(file)
     }
 
+    /// Makes a base image larger, with zeros behind its end; durable. It is as large already after a crash in here.
+    pub fn grow_base(&self, volume: &VolumeName, size: Lb) -> Result<(), FileError> {
+        let path = self.base(volume);
+        let file = OpenOptions::new().write(true).open(&path).at("open", &path)?;
+        let found = file.metadata().at("look at", &path)?.len();
+        if found < size.bytes() {
+            file.set_len(size.bytes()).at("grow", &path)?;
+        }
+        file.sync_all().at("sync", &path)?;
+        fault::point("archive.grow.image_grown").at("grow", &path)
+    }
+
+    /// Whether a base image has nothing but a hole from a block on.
+    pub fn is_hole_from(&self, volume: &VolumeName, from: Lb) -> Result<bool, FileError> {
+        let path = self.base(volume);
+        let file = File::open(&path).at("open", &path)?;
+        match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(from.bytes())) {
+            Ok(_) => Ok(false),
+            Err(rustix::io::Errno::NXIO) => Ok(true),
+            Err(error) => Err(io::Error::from(error)).at("look for data in", &path),
+        }
+    }
+
     /// Removes the base image, if there is one.
     pub fn remove_base(&self, volume: &VolumeName) -> Result<(), FileError> {
         let path = self.base(volume);

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use walb_archive_server::{ArchiveServer, Config, fsck};
 use walb_common::daemon::lifecycle::Lifecycle;
-use walb_common::daemon::{logging, server};
+use walb_common::daemon::{logging, open_files, server};
 
 /// Keeps base images and diffs of volumes, and restores any of their snapshots.
 #[derive(Parser)]
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     logging::init(args.debug);
+    open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use walb_common::daemon::context::DaemonContext;
 use walb_common::daemon::database;
 use walb_common::daemon::lifecycle::Lifecycle;
+use walb_common::daemon::open_files;
 use walb_common::state::archive::Static;
 use walb_common::types::VolumeName;
 use walb_common::wire::tls::{TlsContext, TlsError};
@@ -137,6 +138,12 @@ impl ArchiveServer {
 
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Diffs that one task may have open at once.
+    pub(crate) fn files_per_task(&self) -> usize {
+        let node = &self.0.config.node;
+        open_files::per_task(node.max_connections, node.max_foreground_tasks)
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use walb_common::daemon::lifecycle::Lifecycle;
-use walb_common::daemon::{logging, server};
+use walb_common::daemon::{logging, open_files, server};
 use walb_proxy_server::ProxyServer;
 use walb_proxy_server::config::Config;
 
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
-    raise_open_files();
+    open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -57,14 +57,4 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         lifecycle.spawn_essential("server", server::serve(proxy.context(), listener, proxy.router()));
         Ok(lifecycle.until_stopped().await)
     })
-}
-
-/// A transfer may have a thousand files open, and the usual soft limit is just that.
-fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
 }

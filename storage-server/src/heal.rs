@@ -63,9 +63,11 @@ impl Healing {
         if needs_somebody || inner.failures >= ATTEMPTS_MAX {
             inner.over = true;
             inner.told = Some(format!(
-                "given up after {} attempts: {}; see to that, then run hash-bkp, or reset the volume on both sides and \
+                "given up after {} attempt{}: {}; see to that, then run hash-bkp, or reset the volume on both sides and \
                  run full-bkp",
-                inner.failures, error.message
+                inner.failures,
+                if inner.failures == 1 { "" } else { "s" },
+                error.message
             ));
             return;
         }
@@ -187,6 +189,11 @@ mod tests {
         );
         healing.failed(&refused, &StorageConfig::sample());
         assert!(!healing.is_due());
-        assert!(healing.told().unwrap().contains("run full-bkp"));
+        let told = healing.told().unwrap();
+        assert!(
+            told.starts_with("given up after 1 attempt: not accepted"),
+            "{told}"
+        );
+        assert!(told.contains("run full-bkp"), "{told}");
     }
 }

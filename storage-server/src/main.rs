@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use walb_common::daemon::lifecycle::Lifecycle;
-use walb_common::daemon::{chain, logging, server};
+use walb_common::daemon::{chain, logging, open_files, server};
 use walb_storage_server::{Config, StorageServer};
 
 /// Follows the logs of this host's WalB devices and sends every write to a proxy; runs full backups.
@@ -28,6 +28,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     logging::init(args.debug);
+    open_files::raise_limit();
     match start(&args) {
         Ok(code) => code,
         Err(error) => {

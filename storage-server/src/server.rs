@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use camino::Utf8PathBuf;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use walb_common::daemon::context::DaemonContext;
 use walb_common::daemon::lifecycle::Lifecycle;
 use walb_common::daemon::{chain, database};
@@ -93,8 +93,10 @@ impl StorageServer {
             .await
             .map_err(OpenError::Jobs)?;
         let store = VolumeStore::new(pool);
+        let (scan_limit, _) = watch::channel(storage.full_scan_bytes_per_second);
         let shared = Arc::new(Shared {
             context,
+            scan_limit,
             settings: storage,
             store,
             proxies,

@@ -14,6 +14,7 @@ pub struct Daemon {
     program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    open_files: Option<u64>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -26,6 +27,7 @@ impl Daemon {
             program,
             arguments,
             environment: Vec::new(),
+            open_files: None,
             log: log.into(),
             child: None,
         }
@@ -37,6 +39,11 @@ impl Daemon {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
+    }
+
+    /// So many files may it have open from the next start on, and it cannot change that.
+    pub fn limit_open_files(&mut self, files: u64) {
+        self.open_files = Some(files);
     }
 
     /// Starts it. Its output is appended to its log.
@@ -54,11 +61,19 @@ impl Daemon {
             .stdout(log.try_clone()?)
             .stderr(log);
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
-        // SAFETY: only an async-signal-safe system call between fork and exec.
+        let open_files = self.open_files;
+        // SAFETY: only async-signal-safe system calls between fork and exec.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 // A test that is killed must not leave daemons behind.
                 rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+                if open_files.is_some() {
+                    let limit = rustix::process::Rlimit {
+                        current: open_files,
+                        maximum: open_files,
+                    };
+                    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
+                }
                 Ok(())
             });
         }

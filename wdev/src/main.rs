@@ -57,6 +57,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     walb_common::daemon::logging::init(args.debug);
+    walb_common::daemon::open_files::raise_limit();
     // A thread of a device that panics holds requests nobody else will answer. Ending the process loses nothing that was
     // acknowledged, and the next start redoes the log.
     let report = std::panic::take_hook();

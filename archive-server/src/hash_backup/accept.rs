@@ -1,6 +1,7 @@
 //! Whether a hash backup can go through, settled before the storage gives its log up for it.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use walb_common::daemon::chain;
@@ -11,9 +12,10 @@ use walb_common::state::archive::{Command, State};
 use walb_common::types::Lb;
 use walb_common::wire::message::{HashAnswer, HashBegin, Refusal, RefusalReason};
 
-use super::{Pending, Source, take_up};
+use super::source::{Room, Source};
+use super::{Pending, take_up};
 use crate::ArchiveServer;
-use crate::error::not_now;
+use crate::error::{At, FileError, not_now};
 use crate::volume::{Held, Volume};
 
 /// Largest chunk a storage may announce.
@@ -67,6 +69,7 @@ pub(super) async fn accept(
         let text = format!("an earlier hash backup could not be taken up: {}", chain(&error));
         return refuse(RefusalReason::Other, text);
     }
+    grow(server, volume, begin.size).await?;
     let known = {
         let held = volume.held();
         look(&held, begin)
@@ -74,10 +77,9 @@ pub(super) async fn accept(
     let Some((answer, begun, from)) = known? else {
         return Ok(Accepted::Committed);
     };
-    let source = match open(server, volume) {
-        Ok(source) => source,
-        Err(reason) => return refuse(RefusalReason::Other, reason),
-    };
+    let (of, from_server) = (volume.clone(), server.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&from_server, &of)).await;
+    let source = opened.unwrap_or_else(|e| refuse(RefusalReason::Other, chain(&e)))?;
     Ok(Accepted::Go(Box::new(Going {
         work,
         answer,
@@ -85,6 +87,30 @@ pub(super) async fn accept(
         begun,
         from,
     })))
+}
+
+/// Makes the base image as large as the volume, with zeros, as it is where the volume was never written. Only here, where
+/// all of the new part is compared, or named by the device's bitmap: a volume that grew may hold anything there.
+async fn grow(server: &ArchiveServer, volume: &Arc<Volume>, size: Lb) -> Result<(), Refusal> {
+    let Some(found) = volume.held().size.filter(|found| *found < size) else {
+        return Ok(());
+    };
+    let (of, images) = (volume.clone(), server.clone());
+    let grown = tokio::task::spawn_blocking(move || {
+        images.images().grow_base(of.name(), size)?;
+        of.dir().store_size(size)
+    });
+    let text = match grown.await {
+        Ok(Ok(())) => {
+            volume.held().size = Some(size);
+            tracing::info!(volume = %volume.name(), from = %found, to = %size, "the base image has grown with the volume");
+            return Ok(());
+        }
+        Ok(Err(error)) => chain(&error),
+        Err(error) => chain(&error),
+    };
+    let text = format!("smaller-lv-size: the base image has {found} blocks, the volume {size}: {text}");
+    refuse(RefusalReason::SmallerSize, text)
 }
 
 type Stand = (HashAnswer, Option<Pending>, Snapshot);
@@ -97,13 +123,7 @@ fn look(held: &Held, begin: &HashBegin) -> Result<Option<Stand>, Refusal> {
     if begin.reset.is_some_and(|(uuid, _)| uuid == lineage.uuid) {
         return Ok(None);
     }
-    if size < begin.size {
-        let text = format!(
-            "smaller-lv-size: the base image has {size} blocks, the volume {}",
-            begin.size
-        );
-        return refuse(RefusalReason::SmallerSize, text);
-    }
+    debug_assert!(size >= begin.size, "it has grown");
     let latest = latest.snapshot();
     let begun = held.pending.filter(|pending| {
         let same = begin.reset == Some((pending.uuid, pending.gid));
@@ -124,19 +144,32 @@ fn look(held: &Held, begin: &HashBegin) -> Result<Option<Stand>, Refusal> {
     Ok(Some((answer, begun, latest)))
 }
 
-/// Opens the base and everything on the way to the latest snapshot.
-fn open(server: &ArchiveServer, volume: &Volume) -> Result<Source, String> {
+/// Opens the base, finds everything on the way to the latest snapshot, and takes the room that merging it needs.
+fn open(server: &ArchiveServer, volume: &Volume) -> Result<Source, Refusal> {
+    let other = |error: FileError| Refusal {
+        reason: if error.source.kind() == std::io::ErrorKind::StorageFull {
+            RefusalReason::NoSpace
+        } else {
+            RefusalReason::Other
+        },
+        message: chain(&error),
+    };
     let path = server.images().base(volume.name());
-    let base = File::open(&path).map_err(|e| format!("open {}: {e}", path.display()))?;
-    let diffs = volume.open_diffs(|held| {
-        Ok(held
-            .lineage
-            .map(|lineage| held.diffs.chain(lineage.base.snapshot()))
-            .unwrap_or_default())
-    });
+    let base = File::open(&path).at("open", &path).map_err(other)?;
+    let chain_of = |held: &Held| held.lineage.map(|l| held.diffs.chain(l.base.snapshot()));
+    let diffs = chain_of(&volume.held()).unwrap_or_default();
+    let at_once = server.files_per_task();
+    let room = Room::take(volume.dir(), &diffs, at_once).map_err(other)?;
+    let diffs: Vec<PathBuf> = diffs.iter().map(|diff| volume.dir().diff(diff)).collect();
+    for path in &diffs {
+        // One that is gone is found now.
+        path.metadata().at("look at", path).map_err(other)?;
+    }
     Ok(Source {
         base,
-        diffs: diffs.map_err(|e| e.message)?,
+        diffs,
+        at_once,
+        room,
         discard: server.config().discard.into(),
     })
 }

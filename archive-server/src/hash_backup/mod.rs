@@ -37,7 +37,7 @@ use crate::metadata::VolumeRow;
 use crate::volume::Volume;
 use accept::{Accepted, accept};
 pub(crate) use pending::{Pending, settle};
-use source::{Section, Source, SourceError};
+use source::{Section, SourceError};
 use spool::{Piece, SpoolError};
 
 /// Chunks between the stream and the disk; each is at most 4 MiB.
@@ -127,8 +127,9 @@ async fn receive(
 ) -> Result<Outcome, BackupError> {
     let begin: HashBegin = stream.recv().await?;
     let accepted = match server.context().foreground() {
-        Ok(place) => accept(server, volume, &begin)
-            .await
+        Ok(place) => stream
+            .working(accept(server, volume, &begin))
+            .await?
             .map(|accepted| (accepted, place)),
         Err(limit) => Err(Refusal {
             reason: RefusalReason::Limit,

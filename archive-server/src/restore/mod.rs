@@ -27,9 +27,6 @@ use crate::error::{At, blocking, not_now};
 use crate::images::create_image;
 use crate::volume::Volume;
 
-/// Diffs open at once; more are applied in rounds.
-const MAX_OPEN: usize = 256;
-
 /// Accepts a restore and answers with its job.
 pub(crate) async fn start(server: &ArchiveServer, volume: &Arc<Volume>, gid: Gid) -> Result<u64, ApiError> {
     volume.usable()?;
@@ -138,8 +135,9 @@ fn fill(
     let base_path = server.images().base(volume.name());
     let base = fs::File::open(&base_path).at("open", &base_path)?;
     let found = base.metadata().at("look at", &base_path)?.len();
+    // It may be growing just now.
     if let Some(expected) = volume.held().size.map(Lb::bytes)
-        && found != expected
+        && found < expected
     {
         let message = format!(
             "base image {} has {found} bytes, expected {expected}",
@@ -177,11 +175,12 @@ fn fill(
 
     // The base is one snapshot when idle; after an interrupted apply it is anything up to its target, and the diffs
     // applied to it again from where it came make it whole: the final check sees to it that they were.
+    let at_once = server.files_per_task();
     let (mut at, mut done) = (lineage.base.snapshot(), if has_base { allocated } else { 0 });
     loop {
         let round = volume.open_diffs(|held| {
             let mut list = held.diffs.chain_by_gid(at, gid);
-            list.truncate(MAX_OPEN);
+            list.truncate(at_once);
             Ok(list)
         })?;
         if has_base && round.is_empty() {

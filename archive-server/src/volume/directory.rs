@@ -109,6 +109,12 @@ impl VolumeDir {
         self.replace("uuid", &uuid)
     }
 
+    /// Stores the size that the base image has to have, once it has.
+    pub fn store_size(&self, size: Lb) -> Result<(), FileError> {
+        self.replace("size", &size)?;
+        fault::point("archive.grow.size_stored").at("write", self.path())
+    }
+
     /// Stores the end of a full backup. The image is durable before; `state` comes last and makes the rest believed:
     /// a crash before it leaves SyncReady, and with it nothing that anybody reads.
     pub fn store_lineage(&self, lineage: &Lineage, size: Lb) -> Result<(), FileError> {

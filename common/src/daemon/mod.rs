@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod lifecycle;
 pub mod logging;
 pub mod occupancy;
+pub mod open_files;
 pub mod server;
 
 /// An error with all its causes in one line.

@@ -8,7 +8,7 @@
 //!                POST /v1/volumes/{vol}/start|stop|clear|reset ...
 //!                GET  /v1/jobs[?volume=]  /v1/jobs/{id}   POST /v1/jobs/{id}/cancel
 //!                POST /v1/shutdown   GET /healthz /readyz /metrics
-//! storage        POST /v1/volumes/{vol}/init|full-backup|snapshot     POST /v1/kick
+//! storage        POST /v1/volumes/{vol}/init|full-backup|snapshot     POST /v1/kick|full-scan-limit
 //! proxy          GET|PUT|DELETE /v1/volumes/{vol}/archives[/{name}]   POST /v1/kick   GET /v1/volumes/{vol}/diffs
 //! archive        POST /v1/volumes/{vol}/init|restore   DELETE /v1/volumes/{vol}/restored/{gid}
 //!                GET  /v1/volumes/{vol}/restorable|diffs|applicable-diffs|restored

@@ -203,6 +203,14 @@ pub struct DeviceLog {
     pub latest: Lsid,
 }
 
+/// Body of `full-scan-limit`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FullScanLimitRequest {
+    /// Bytes per second that each full or hash backup reads at most; 0 is no limit.
+    pub bytes_per_second: u64,
+}
+
 /// Body of `kick`: an empty object.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -31,7 +31,6 @@ pub const UNSUPPORTED_COMMANDS: &[&str] = &[
     "apply",
     "merge",
     "resize",
-    "set-full-scan-bps",
     "bhash",
     "virt-full-scan",
     "gc-diff",
@@ -97,6 +96,8 @@ pub enum Command {
     ArchiveInfo(archive_info::ArchiveInfoCommand),
     /// Try waiting transfers now
     Kick(node::Kick),
+    /// Limit how fast full and hash backups read, those that run too, until the storage restarts
+    SetFullScanBps(node::SetFullScanBps),
     /// Print one fact
     Get(get::Get),
     /// List long actions, newest first
@@ -142,6 +143,7 @@ impl Command {
             Self::DelRestored(command) => command.run(&open()?).await,
             Self::ArchiveInfo(command) => command.run(&open()?).await,
             Self::Kick(command) => command.run(&open()?).await,
+            Self::SetFullScanBps(command) => command.run(&open()?).await,
             Self::Get(command) => command.run(&open()?).await,
             Self::Jobs(command) => command.run(&open()?).await,
             Self::Job(command) => command.run(&open()?).await,

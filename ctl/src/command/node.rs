@@ -1,13 +1,13 @@
-//! The server as a whole: kick, shutdown, version.
+//! The server as a whole: kick, set-full-scan-bps, shutdown, version.
 
 use clap::{Args, ValueEnum};
-use walb_common::rest::{Empty, NodeInfo, ShutdownRequest, proxy};
-use walb_common::types::VolumeName;
+use walb_common::rest::{Empty, NodeInfo, ShutdownRequest, proxy, storage};
+use walb_common::types::{VolumeName, parse_size};
 
 use super::archive_info::archive_name;
 use crate::answer::Answer;
 use crate::error::CommandError;
-use crate::session::{PROXY, SERVERS, STORAGE_OR_PROXY, Session, decode};
+use crate::session::{PROXY, SERVERS, STORAGE, STORAGE_OR_PROXY, Session, decode};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  walbc -a s0 -p 10000 kick\n  walbc -a p0 -p 10100 kick vol0 a0")]
@@ -32,6 +32,27 @@ impl Kick {
                 session.post(PROXY, "/v1/kick", &request).await?
             }
         };
+        Ok(Answer::silent(answer))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  walbc -a s0 -p 10000 set-full-scan-bps 50m\n  walbc -a s0 -p 10000 set-full-scan-bps 0\n\n\
+The configuration's full_scan_bytes_per_second counts again after a restart."
+)]
+pub struct SetFullScanBps {
+    /// Bytes per second that each backup reads at most, with an optional suffix k, m, g, t; 0 is no limit
+    #[arg(value_parser = parse_size)]
+    size: u64,
+}
+
+impl SetFullScanBps {
+    pub async fn run(self, session: &Session) -> Result<Answer, CommandError> {
+        let request = storage::FullScanLimitRequest {
+            bytes_per_second: self.size,
+        };
+        let answer = session.post(STORAGE, "/v1/full-scan-limit", &request).await?;
         Ok(Answer::silent(answer))
     }
 }

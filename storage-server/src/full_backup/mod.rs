@@ -9,6 +9,7 @@
 //! Order of durability: our log reset and its records; at the archive the image, synced; our snapshot gE; at the archive
 //! base (0, gE) and its state; our state Target. A failure or crash anywhere before the last leaves us in SyncReady.
 
+pub(crate) mod pace;
 pub mod resolve;
 pub(crate) mod scan;
 
@@ -34,6 +35,7 @@ use walb_wdev::client::DeviceStatus;
 use crate::device::CallError;
 use crate::metadata::MetadataError;
 use crate::volume::Volume;
+use pace::Pace;
 use scan::Scan;
 
 /// Chunk size unless asked otherwise.
@@ -293,8 +295,8 @@ impl Accepted {
             source,
         };
         job.set_total(self.size.bytes());
-        let limit = self.volume.shared.settings.full_scan_bytes_per_second;
-        let mut scan = Scan::new(&self.volume.device, self.size, self.bulk, limit);
+        let pace = Pace::new(self.volume.shared.scan_limit.subscribe());
+        let mut scan = Scan::new(&self.volume.device, self.size, self.bulk, pace);
         while let Some(bulk) = self.stream.working(scan.next()).await.map_err(failed)? {
             self.stream.send_bulk(bulk?).await.map_err(failed)?;
             job.set_done(scan.done());

@@ -2,15 +2,14 @@
 //! the rest compressed where that helps.
 
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt, iter};
-use tokio::time::{Instant, sleep_until};
 use walb_common::format::compress::Compressor;
 use walb_common::types::{Compression, CompressionSetting, Lb};
 use walb_common::wire::stream::Bulk;
 
+use super::pace::Pace;
 use crate::device::{CallError, Device};
 
 /// Bytes that may be read and not yet sent.
@@ -39,13 +38,11 @@ type Bulks = Pin<Box<dyn Stream<Item = Result<Bulk, ScanError>> + Send>>;
 pub(super) struct Scan {
     bulks: Bulks,
     done: u64,
-    limit: u64,
-    began: Instant,
+    pace: Pace,
 }
 
 impl Scan {
-    /// `limit`: bytes per second, 0 for none.
-    pub(super) fn new(device: &Device, size: Lb, bulk: Lb, limit: u64) -> Self {
+    pub(super) fn new(device: &Device, size: Lb, bulk: Lb, pace: Pace) -> Self {
         let bulk = bulk.0.max(1);
         let ahead = usize::try_from((AHEAD_BYTES / (bulk * 512)).clamp(2, 16)).unwrap_or(2);
         let device = device.clone();
@@ -56,19 +53,17 @@ impl Scan {
         Self {
             bulks: Box::pin(iter(reads).buffered(ahead)),
             done: 0,
-            limit,
-            began: Instant::now(),
+            pace,
         }
     }
 
     /// The next bulk in address order.
     pub(super) async fn next(&mut self) -> Option<Result<Bulk, ScanError>> {
-        if let Some(millis) = (self.done.saturating_mul(1000)).checked_div(self.limit) {
-            sleep_until(self.began + Duration::from_millis(millis)).await;
-        }
+        self.pace.wait().await;
         let next = self.bulks.next().await;
         if let Some(Ok(bulk)) = &next {
             self.done += u64::from(bulk.raw_len);
+            self.pace.read(u64::from(bulk.raw_len));
         }
         next
     }

@@ -1,13 +1,12 @@
 //! The data of a hash backup, in order of address: chunks that differ by their hash, or all that the bitmap names.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, iter};
-use tokio::time::{Instant, sleep_until};
 use walb_common::convert::{BULK_HASH_LEN, ZeroHashes, bulk_hash, section_bulks};
 use walb_common::daemon::jobs::JobContext;
+use walb_common::disk::fault;
 use walb_common::types::Lb;
 use walb_common::wire::stream::{Bulk, Received, Stream, StreamError};
 
@@ -16,6 +15,7 @@ use super::bitmap::Ranges;
 use super::open::Going;
 use super::report::Counters;
 use crate::device::Device;
+use crate::full_backup::pace::Pace;
 use crate::full_backup::scan::{ScanError, pack};
 use crate::volume::Volume;
 
@@ -38,21 +38,6 @@ struct Chunk {
     hash: Option<[u8; BULK_HASH_LEN]>,
 }
 
-/// Holds reading back to the configured rate.
-struct Pace {
-    limit: u64,
-    read: u64,
-    began: Instant,
-}
-
-impl Pace {
-    async fn wait(&self) {
-        if let Some(millis) = self.read.saturating_mul(1000).checked_div(self.limit) {
-            sleep_until(self.began + Duration::from_millis(millis)).await;
-        }
-    }
-}
-
 impl Sender<'_> {
     fn failed(&self, source: StreamError) -> HashError {
         HashError::Stream {
@@ -62,11 +47,7 @@ impl Sender<'_> {
     }
 
     fn pace(&self) -> Pace {
-        Pace {
-            limit: self.volume.shared.settings.full_scan_bytes_per_second,
-            read: 0,
-            began: Instant::now(),
-        }
+        Pace::new(self.volume.shared.scan_limit.subscribe())
     }
 
     /// Section by section: hashes come, chunks that differ go, then an end frame.
@@ -98,6 +79,7 @@ impl Sender<'_> {
                 .collect();
             self.send(chunks, bulk, &mut pace).await?;
             self.stream.send_end().await.map_err(|e| self.failed(e))?;
+            fault::point("storage.hash.section").map_err(HashError::Fault)?;
             at = end;
             self.job.set_done(at.bytes());
         }
@@ -167,7 +149,7 @@ impl Sender<'_> {
             let Some(chunk) = next.map_err(|e| self.failed(e))? else {
                 break;
             };
-            pace.read += bytes;
+            pace.read(bytes);
             self.counters.read += bytes;
             if let Some(bulk) = chunk? {
                 self.counters.changed += bytes;

@@ -52,7 +52,8 @@ impl HashError {
     /// Whether it is worth while to ask again soon, with nobody's help.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            // What changed size is begun again as it is now.
+            Self::Unreachable { .. } | Self::SizeChanged { .. } => true,
             Self::Refused { refusal, .. } => is_passing(refusal.reason),
             Self::Stream { source, .. } => source.peer().is_none(),
             Self::Device(error)

@@ -371,6 +371,15 @@ impl Running {
         // does not bring it again: a checkpoint fails if anything was lost.
         let checked = stream.working(volume.device.checkpoint()).await.map_err(failed)?;
         checked.map_err(HashError::Device)?;
+        let now = stream.working(volume.device.status()).await.map_err(failed)?;
+        let found = now.map_err(HashError::Device)?.size;
+        if found != status.size {
+            // The new part was not compared, and the archive's image has no room for the log that is about it.
+            return Err(HashError::SizeChanged {
+                expected: status.size,
+                found,
+            });
+        }
         let mark = stream.working(volume.mark_explicit()).await.map_err(failed)??;
         if lost.is_cancelled() {
             return Err(continuity_lost(&volume));

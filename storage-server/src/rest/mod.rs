@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use walb_common::daemon::extract::{Body, Volume as VolumeParameter};
 use walb_common::daemon::server::{ANYBODY, Api, OPERATOR, READER, accepted};
 use walb_common::rest::storage::{
-    BackupRequest, Global, HashBackupRequest, InitRequest, KickRequest, ResetRequest, SnapshotAnswer, Status,
-    TaskStatus, VolumeStatus,
+    BackupRequest, FullScanLimitRequest, Global, HashBackupRequest, InitRequest, KickRequest, ResetRequest,
+    SnapshotAnswer, Status, TaskStatus, VolumeStatus,
 };
 use walb_common::rest::{ApiError, Empty, StartRequest, StopRequest, VolumeBrief};
 use walb_common::state::storage::Command;
@@ -40,6 +40,7 @@ pub fn router(server: StorageServer) -> Router {
         .post("/v1/volumes/{vol}/hash-backup", OPERATOR, hash_backup)
         .post("/v1/volumes/{vol}/snapshot", OPERATOR, snapshot)
         .post("/v1/kick", OPERATOR, kick)
+        .post("/v1/full-scan-limit", OPERATOR, full_scan_limit)
         .finish(server)
 }
 
@@ -57,7 +58,7 @@ async fn status(State(server): Server) -> Json<Status> {
         max_foreground_tasks: wide(node.max_foreground_tasks),
         max_background_tasks: wide(node.max_background_tasks),
         socket_timeout: node.socket_timeout_seconds,
-        full_scan_lb_per_sec: settings.full_scan_bytes_per_second / 512,
+        full_scan_lb_per_sec: *shared.scan_limit.borrow() / 512,
         heal_overflow: settings.heal_overflow,
     };
     let volumes = server.volumes();
@@ -231,5 +232,15 @@ async fn snapshot(State(server): Server, VolumeParameter(name): VolumeParameter)
 
 async fn kick(State(server): Server, Body(_): Body<KickRequest>) -> Json<Empty> {
     server.shared().proxies.kick();
+    Json(Empty {})
+}
+
+/// Counts at once, also for what runs; until the daemon ends.
+async fn full_scan_limit(State(server): Server, Body(request): Body<FullScanLimitRequest>) -> Json<Empty> {
+    server.shared().scan_limit.send_replace(request.bytes_per_second);
+    tracing::info!(
+        bytes_per_second = request.bytes_per_second,
+        "limit of the scans of backups set"
+    );
     Json(Empty {})
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use walb_common::daemon::context::DaemonContext;
 use walb_common::daemon::occupancy::{Occupancy, Storage};
@@ -43,6 +43,8 @@ pub struct Shared {
     pub context: Arc<DaemonContext>,
     /// Table `[storage]` of the configuration.
     pub settings: StorageConfig,
+    /// Most bytes a backup reads per second, each; 0 is no limit. Begins as configured, and can be set at run time.
+    pub scan_limit: watch::Sender<u64>,
     /// Where records are stored.
     pub store: VolumeStore,
     /// Where logs go.
