@@ -236,15 +236,15 @@ impl Cluster {
 
     /// Runs walbc with another configuration.
     pub fn walbc_as(&self, config: &Path, role: Role, arguments: &[&str]) -> anyhow::Result<String> {
-        self.walbc_on(config, self.ports[&role].number, arguments)
+        Self::walbc_on(config, self.ports[&role].number, arguments)
     }
 
     /// Runs walbc as the operator against a server that is none of the four.
     pub fn walbc_at(&self, port: u16, arguments: &[&str]) -> anyhow::Result<String> {
-        self.walbc_on(&self.operator, port, arguments)
+        Self::walbc_on(&self.operator, port, arguments)
     }
 
-    fn walbc_on(&self, config: &Path, port: u16, arguments: &[&str]) -> anyhow::Result<String> {
+    fn walbc_on(config: &Path, port: u16, arguments: &[&str]) -> anyhow::Result<String> {
         let port = port.to_string();
         let mut command = Command::new(binaries::path("walbc"));
         command

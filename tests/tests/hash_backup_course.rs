@@ -358,7 +358,9 @@ fn thousands_of_diffs_are_restored_and_compared_with_few_files_open() -> Result<
         let mut half = Vec::new();
         for n in 0..DIFFS {
             let ios = random_ios(n, Lb(size / 512), 2);
-            ios.iter().for_each(|io| image.apply(io, false));
+            for io in &ios {
+                image.apply(io, false);
+            }
             let stored = sorted_wdiff(&ios, uuid, Compression::Lz4, Lb(0));
             let diff = MetaDiff::new(at(n), at(n + 1))?;
             std::fs::write(dir.join(diff.file_name()), stored)?;

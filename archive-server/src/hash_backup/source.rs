@@ -214,6 +214,3 @@ impl Room {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -165,7 +166,7 @@ impl Inner {
     fn run(&self) {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            let Some(timeout) = self.look_around() else {
+            let ControlFlow::Continue(timeout) = self.look_around() else {
                 return;
             };
             events.clear();
@@ -193,13 +194,12 @@ impl Inner {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
-    /// Cuts strangers whose time is over and looks at servers again that have room again. `None`: stop; else how long until
-    /// the next stranger's time is over.
-    #[expect(clippy::option_option, reason = "stop, or a time that may be unlimited")]
-    fn look_around(&self) -> Option<Option<Timespec>> {
+    /// Cuts strangers whose time is over and looks at servers again that have room again. Answers how long it is until the
+    /// next stranger's time is over; breaks when it is to stop.
+    fn look_around(&self) -> ControlFlow<(), Option<Timespec>> {
         let mut servers = self.lock();
         if servers.stopping {
-            return None;
+            return ControlFlow::Break(());
         }
         let now = Instant::now();
         let mut next: Option<Instant> = None;
@@ -213,7 +213,8 @@ impl Inner {
             }
         }
         // A deadline that cannot be expressed is none.
-        Some(next.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok()))
+        let left = next.map(|at| at.saturating_duration_since(now));
+        ControlFlow::Continue(left.and_then(|left| Timespec::try_from(left).ok()))
     }
 
     fn watch(&self, id: u64, listener: &dyn Listener, events: EventFlags) {
