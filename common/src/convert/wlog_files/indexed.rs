@@ -159,6 +159,7 @@ fn store<W: Write>(
 ) -> Result<(), ConvertWlogError> {
     let (mut given, mut built, mut surveyed) = (0, 0, 0);
     let images = RefCell::new(images);
+    let spare = RefCell::new(Vec::new());
     let mut put = |encoded: Result<Encoded, ConvertWlogError>| {
         let encoded = encoded?;
         let mut at = writer.position();
@@ -172,20 +173,22 @@ fn store<W: Write>(
             at += u64::from(image.data_size);
             built += 1;
         }
+        spare.borrow_mut().push(encoded.bytes);
         surveyed += encoded.log_bytes;
         report(Progress::Surveyed(surveyed))
     };
     in_order(
         usize::from(form.setting.cpus),
         || (Compressor::new(form.setting), JobReader::default()),
-        |(compressor, reader), (job, planned): (Job, Vec<IoImage>)| {
-            encode(&logs[job.file], &job, &planned, compressor, reader)
+        |(compressor, reader), (job, planned, out): (Job, Vec<IoImage>, Vec<u8>)| {
+            encode(&logs[job.file], &job, &planned, compressor, reader, out)
         },
         |line| {
             let walked = walk(logs, &mut |job| {
                 let planned = planned(&logs[job.file], &job, &images.borrow()[given..])?;
                 given += planned.len();
-                line.give((job, planned)).map_or(Ok(()), &mut put)
+                let out = spare.borrow_mut().pop().unwrap_or_default();
+                line.give((job, planned, out)).map_or(Ok(()), &mut put)
             });
             // Errors of data before a walk's error come first.
             while let Some(encoded) = line.take() {
@@ -218,17 +221,19 @@ fn changed(log: &WlogFile) -> ConvertWlogError {
     ConvertWlogError::Changed { name }
 }
 
+/// `bytes` is memory of an earlier job: fresh memory would have to be handed out and zeroed by the kernel, for every one.
 fn encode(
     log: &WlogFile,
     job: &Job,
     planned: &[IoImage],
     compressor: &mut Compressor,
     reader: &mut JobReader,
+    mut bytes: Vec<u8>,
 ) -> Result<Encoded, ConvertWlogError> {
-    let mut bytes = Vec::new();
+    bytes.clear();
     let mut images = Vec::with_capacity(planned.len());
     let wanted = |number: usize| planned[number].survives;
-    let read = reader.read(&log.file, job, wanted, |all_zero, raw| {
+    let read = reader.read(&log.file, job, wanted, |all_zero, sum, raw| {
         let mut image = IoImage {
             all_zero,
             ..planned[images.len()]
@@ -237,7 +242,10 @@ fn encode(
             let start = bytes.len();
             image.compression = compressor.store(raw, &mut bytes);
             image.data_size = (bytes.len() - start) as u32;
-            image.checksum = checksum(&bytes[start..], Salt::ZERO);
+            image.checksum = match image.compression {
+                Compression::None => sum,
+                _ => checksum(&bytes[start..], Salt::ZERO),
+            };
         }
         images.push(image);
     });

@@ -30,14 +30,14 @@ pub(super) struct JobReader {
 }
 
 impl JobReader {
-    /// Reads the data of a job's packs and sums them. Of every record with data `see` is told whether they are all zero,
-    /// and is given them where `wanted` is true of its number among those records; else nothing.
+    /// Reads the data of a job's packs and sums them. Of every record with data `see` is told whether they are all zero and
+    /// their checksum without salt, and is given them where `wanted` is true of its number among those records; else nothing.
     pub fn read(
         &mut self,
         file: &File,
         job: &Job,
         wanted: impl Fn(usize) -> bool,
-        mut see: impl FnMut(bool, &[u8]),
+        mut see: impl FnMut(bool, u32, &[u8]),
     ) -> Result<(), ReadWlogError> {
         let Self { window, whole } = self;
         // Another file may have come.
@@ -90,7 +90,7 @@ impl JobReader {
                     // All of it is in the window, and nothing else was read since.
                     (true, true) => window.read(file, start, length, limit).map_err(io)?,
                 };
-                see(all_zero, data);
+                see(all_zero, found.wrapping_add(job.salt.0), data);
             }
         }
         // One exceptionally large record is no reason to keep as much for good.

@@ -59,7 +59,7 @@ pub(super) fn survey(
                 &logs[job.file].file,
                 &job,
                 |_| false,
-                |all_zero, _| zero.push(all_zero),
+                |all_zero, _, _| zero.push(all_zero),
             ) {
                 Ok(()) => Ok((job, zero)),
                 Err(source) => Err(read_error(&logs[job.file], source)),

@@ -15,6 +15,8 @@ mod tests;
 const LZMA_MEMORY_MAX: u64 = 80 << 20;
 /// Highest xz preset written: what is above cannot be read by the existing tools.
 const LZMA_PRESET_MAX: u32 = 6;
+/// Memory kept from image to image; larger ones are rare.
+const SCRATCH_KEPT: usize = 1 << 20;
 
 /// A stored image is not what its record says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +36,8 @@ pub struct DecompressError {
 pub struct Compressor {
     setting: CompressionSetting,
     engine: Engine,
+    /// The image just compressed, and whatever is behind it. Used again and again, it need not be zeroed for each image.
+    scratch: Vec<u8>,
 }
 
 /// What a type keeps from image to image. Boxed where large, as compressors are moved about.
@@ -72,7 +76,11 @@ impl Compressor {
             Compression::Lz4 => Engine::Lz4(lz4_flex::block::CompressTable::default()),
             Compression::Zstd => Engine::Zstd(None),
         };
-        Self { setting, engine }
+        Self {
+            setting,
+            engine,
+            scratch: Vec::new(),
+        }
     }
 
     /// Its setting.
@@ -89,16 +97,20 @@ impl Compressor {
         })
     }
 
-    /// Appends the compressed image to `out`. If it would not be smaller, leaves `out` as it was and says false.
+    /// Appends the compressed image to `out`. If it would not be smaller, appends nothing and says false.
     pub fn append(&mut self, raw: &[u8], out: &mut Vec<u8>) -> bool {
-        let start = out.len();
         // A library that cannot compress (out of memory, too large) costs space, not data.
-        let end = match self.compress_behind(raw, out) {
-            Ok(length) if length < raw.len() => start + length,
-            _ => start,
-        };
-        out.truncate(end);
-        end > start
+        let smaller = self
+            .compress_to_scratch(raw)
+            .ok()
+            .filter(|length| *length < raw.len());
+        if let Some(length) = smaller {
+            out.extend_from_slice(&self.scratch[..length]);
+        }
+        if self.scratch.len() > SCRATCH_KEPT {
+            self.scratch = Vec::new();
+        }
+        smaller.is_some()
     }
 
     /// Appends the image as it is to be stored, compressed or, where that would not be smaller, raw; tells which.
@@ -110,48 +122,47 @@ impl Compressor {
         Compression::None
     }
 
-    /// Compresses to the end of `out`; bytes behind the length it tells mean nothing.
-    fn compress_behind(&mut self, raw: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-        let start = out.len();
-        let mut room = |bytes: usize| out.resize(start + bytes, 0);
+    /// Compresses into the scratch; tells the length, where it is less than that of `raw`.
+    fn compress_to_scratch(&mut self, raw: &[u8]) -> io::Result<usize> {
+        let room = match &self.engine {
+            Engine::None => 0,
+            // These say so if it does not fit.
+            Engine::Gzip(_) | Engine::Lzma { .. } | Engine::Zstd(_) => raw.len(),
+            Engine::Snappy(_) => snap::raw::max_compress_len(raw.len()),
+            Engine::Lz4(_) => lz4_flex::block::get_maximum_output_size(raw.len()),
+        };
+        if self.scratch.len() < room {
+            self.scratch.resize(room, 0);
+        }
+        let out = &mut self.scratch[..room];
         match &mut self.engine {
             Engine::None => Ok(raw.len()),
             Engine::Gzip(deflate) => {
-                room(raw.len());
                 deflate.reset();
-                let status = deflate.compress(raw, &mut out[start..], flate2::FlushCompress::Finish)?;
+                let status = deflate.compress(raw, out, flate2::FlushCompress::Finish)?;
                 match status {
                     flate2::Status::StreamEnd => Ok(deflate.total_out() as usize),
                     flate2::Status::Ok | flate2::Status::BufError => Ok(raw.len()),
                 }
             }
-            Engine::Snappy(snappy) => {
-                room(snap::raw::max_compress_len(raw.len()));
-                snappy.compress(raw, &mut out[start..]).map_err(io::Error::other)
-            }
-            Engine::Lzma { preset } => {
-                room(raw.len());
-                lzma(raw, *preset, &mut out[start..])
-            }
+            Engine::Snappy(snappy) => snappy.compress(raw, out).map_err(io::Error::other),
+            Engine::Lzma { preset } => lzma(raw, *preset, out),
             Engine::Lz4(table) => {
-                room(lz4_flex::block::get_maximum_output_size(raw.len()));
                 if raw.len() < usize::from(u16::MAX)
                     && matches!(table, lz4_flex::block::CompressTable::Large(_))
                 {
                     // After one large image the table would stay large, and slow to clear, for all small ones.
                     *table = lz4_flex::block::CompressTable::small();
                 }
-                lz4_flex::block::compress_into_with_table(raw, &mut out[start..], table)
-                    .map_err(io::Error::other)
+                lz4_flex::block::compress_into_with_table(raw, out, table).map_err(io::Error::other)
             }
             Engine::Zstd(zstd) => {
-                room(raw.len());
                 if zstd.is_none() {
                     *zstd = Some(zstd::bulk::Compressor::new(i32::from(self.setting.level.max(1)))?);
                 }
                 match zstd {
                     // That it does not fit is an error too.
-                    Some(zstd) => zstd.compress_to_buffer(raw, &mut out[start..]),
+                    Some(zstd) => zstd.compress_to_buffer(raw, out),
                     None => unreachable!("made above"),
                 }
             }

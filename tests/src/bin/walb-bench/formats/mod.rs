@@ -1,7 +1,7 @@
 //! `bench formats`: whole commands on files, beside tools that do something like it with the same bytes.
 //!
 //! Every table is measured in rounds: in each, every command of the table runs once, the yardstick first. Figures are
-//! medians; ratios are over the yardstick of the same round. All files have just been written, so the page cache is warm.
+//! medians; ratios are over the yardstick of the same round. All inputs are in the page cache.
 //! Nothing is judged here: what misses a goal is shown as such.
 
 mod apply;

@@ -44,5 +44,7 @@ pub fn make_wdiff(spec: WlogSpec, layout: &str, compression: &str, to: &Path) ->
     command.arg(&wlog).arg("-o").arg(to).stdout(Stdio::null());
     child::run(&mut command).context("make a wdiff to work on")?;
     std::fs::remove_file(&wlog)?;
+    // It was written past the page cache. All commands are to find it there, the first too.
+    std::io::copy(&mut std::fs::File::open(to)?, &mut std::io::sink())?;
     Ok(made)
 }
