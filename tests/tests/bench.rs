@@ -81,3 +81,23 @@ fn every_device_is_measured_in_every_mode() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_guest_is_measured_beside_its_backup() {
+    let printed = bench(&[
+        "device-backup",
+        "--seconds",
+        "0.1",
+        "--rounds",
+        "1",
+        "--size",
+        "32m",
+        "--json",
+    ]);
+    let json: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 3);
+    for row in rows {
+        assert!(row["median"]["latency_us"][0].as_f64().unwrap() > 0.0, "{row}");
+    }
+}

@@ -4,6 +4,7 @@
 //! formats    whole commands on files: wlog to wdiff, merge, apply, restore, hash    wall, CPU, memory
 //! flow       the same stages as code, and the TLS stream                            MB per CPU-second
 //! device     the block device beside other ones in user space, by fio               IOPS, latency, CPU
+//! device-backup    a guest alone, while its log is shipped, while a full backup runs  latency
 //! latency    a guest's write to restorable, through the real daemons                seconds, under load
 //! ```
 //! Machines are shared and noisy: quote the ratios and medians, not single figures.
@@ -33,6 +34,7 @@ enum Bench {
     Formats(formats::Arguments),
     Device(device::Arguments),
     Flow(flow::Arguments),
+    DeviceBackup(device::backup::Arguments),
     Latency(latency::Arguments),
 }
 
@@ -42,6 +44,7 @@ fn main() -> Result<()> {
         Bench::Formats(arguments) => formats::run(&arguments),
         Bench::Device(arguments) => device::run(&arguments),
         Bench::Flow(arguments) => flow::run(&arguments),
+        Bench::DeviceBackup(arguments) => device::backup::run(&arguments),
         Bench::Latency(arguments) => latency::run(&arguments),
     }
 }

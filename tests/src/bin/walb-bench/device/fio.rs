@@ -1,6 +1,7 @@
 //! One run of fio and what it says.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -10,6 +11,7 @@ use super::targets::{Setup, Target};
 use crate::child;
 
 /// What fio does with a device.
+#[derive(Debug)]
 pub struct Mode {
     /// Its name in tables.
     pub name: &'static str,
@@ -45,7 +47,7 @@ pub const MODES: &[Mode] = &[
     mode("1 MiB sequential read, qd 4", "read", "1m", "4", "0"),
 ];
 
-const fn mode(
+pub const fn mode(
     name: &'static str,
     rw: &'static str,
     block: &'static str,
@@ -102,6 +104,28 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// When fio ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Span {
+    /// After so long.
+    Seconds(f64),
+    /// After so many bytes.
+    Bytes(u64),
+}
+
+/// What fio is to do with which device.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    pub mode: &'a Mode,
+    pub span: Span,
+    /// Bytes of the device that it uses.
+    pub size: u64,
+    /// Operations per second at most.
+    pub iops: Option<u64>,
+    /// What fio must be told to use the device.
+    pub device: &'a [String],
+}
+
 /// Runs fio on a device for some seconds.
 pub fn run(
     setup: &Setup,
@@ -110,34 +134,52 @@ pub fn run(
     seconds: f64,
     size: u64,
 ) -> Result<(Sample, Histogram)> {
-    let answer = setup.dir().join("fio.json");
     let before = setup.cpu_seconds(target)?;
+    let job = Job {
+        mode,
+        span: Span::Seconds(seconds),
+        size,
+        iops: None,
+        device: setup.fio_arguments(target)?,
+    };
+    let (mut sample, histogram, operations) = measure(setup.dir(), &job)?;
+    sample.cpu_us += (setup.cpu_seconds(target)? - before) * 1e6 / operations;
+    Ok((sample, histogram))
+}
+
+/// Runs fio; its answer goes through a file in `dir`. Of CPU only its own is counted. And how many operations there were.
+pub fn measure(dir: &Path, job: &Job<'_>) -> Result<(Sample, Histogram, f64)> {
+    let answer = dir.join("fio.json");
+    let mode = job.mode;
     let mut command = Command::new("fio");
+    match job.span {
+        Span::Seconds(seconds) => {
+            let limit = format!("--runtime={}ms", (seconds * 1e3).round());
+            command.args(["--time_based", &limit])
+        }
+        Span::Bytes(bytes) => command.arg(format!("--io_size={bytes}")),
+    };
+    if let Some(iops) = job.iops {
+        command.arg(format!("--rate_iops={iops}"));
+    }
     command
-        .args([
-            "--name=x",
-            "--output-format=json+",
-            "--time_based",
-            "--randrepeat=0",
-        ])
+        .args(["--name=x", "--output-format=json+", "--randrepeat=0"])
         .args(["--norandommap", "--percentile_list=50:99:99.9"])
         .arg(format!("--output={}", answer.display()))
-        .arg(format!("--runtime={}ms", (seconds * 1e3).round()))
-        .arg(format!("--size={size}"))
+        .arg(format!("--size={}", job.size))
         .arg(format!("--rw={}", mode.rw))
         .arg(format!("--bs={}", mode.block))
         .arg(format!("--iodepth={}", mode.depth))
         // fio's NBD engine knows fsync only, not fdatasync.
         .arg(format!("--fsync={}", mode.flush_every))
-        .args(setup.fio_arguments(target)?)
+        .args(job.device)
         .stdout(Stdio::null());
     let fio = child::run(&mut command)?;
-    let cpu = fio.cpu_seconds + setup.cpu_seconds(target)? - before;
     let text = std::fs::read_to_string(&answer).context("read fio's answer")?;
-    sample(&text, cpu).with_context(|| format!("fio's answer: {text}"))
+    sample(&text, fio.cpu_seconds).with_context(|| format!("fio's answer: {text}"))
 }
 
-fn sample(text: &str, cpu_seconds: f64) -> Result<(Sample, Histogram)> {
+fn sample(text: &str, cpu_seconds: f64) -> Result<(Sample, Histogram, f64)> {
     // It may begin with warnings.
     let json = text.find('{').map_or("", |at| &text[at..]);
     let answer: Value = serde_json::from_str(json)?;
@@ -164,7 +206,7 @@ fn sample(text: &str, cpu_seconds: f64) -> Result<(Sample, Histogram)> {
         flush_us: percentiles(&job["sync"]["lat_ns"]),
         cpu_us: cpu_seconds * 1e6 / done,
     };
-    Ok((sample, histogram))
+    Ok((sample, histogram, done))
 }
 
 #[cfg(test)]
@@ -179,7 +221,8 @@ mod tests {
                      "clat_ns":{"percentile":{"50.000000":1000,"99.000000":2000,"99.900000":3000},
                                  "bins":{"1000":600,"2000":400}}},
             "sync":{"lat_ns":{"percentile":{"50.000000":5000,"99.000000":6000,"99.900000":7000}}}}]}"#;
-        let (got, histogram) = sample(text, 0.5).unwrap();
+        let (got, histogram, operations) = sample(text, 0.5).unwrap();
+        assert!((operations - 1000.0).abs() < 1e-9);
         assert_eq!(histogram, BTreeMap::from([(1000, 600), (2000, 400)]));
         assert_eq!((got.iops, got.mb_per_second, got.cpu_us), (250.0, 1.024, 500.0));
         assert_eq!((got.latency_us, got.flush_us), ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0]));

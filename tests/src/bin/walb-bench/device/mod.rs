@@ -3,6 +3,7 @@
 //! Every mode is measured in rounds: in each, every device does the same for some seconds, the plain file first. Figures
 //! are medians; ratios are over the plain file in the same round.
 
+pub mod backup;
 mod fio;
 mod picture;
 mod print;
