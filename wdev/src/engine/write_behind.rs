@@ -201,9 +201,9 @@ pub(super) fn run_checkpoints(shared: &Shared) -> Leave {
             continue;
         }
         drop(state);
-        if let Err(error) = checkpoint_once(shared) {
+        if let Err(reason) = checkpoint_once(shared) {
             let state = shared.lock();
-            shared.fail(state, format!("checkpoint: {error}"));
+            shared.fail(state, format!("checkpoint: {reason}"));
         }
         last = Instant::now();
         shared.writer.notify_all();
@@ -227,7 +227,10 @@ fn until_checkpoint(state: &State, last: Instant) -> Option<Duration> {
     Some(state.checkpoint_interval.saturating_sub(last.elapsed()))
 }
 
-fn checkpoint_once(shared: &Shared) -> io::Result<()> {
+/// The error says which of the two devices it was.
+fn checkpoint_once(shared: &Shared) -> Result<(), String> {
+    let of_data = |error| format!("sync the data device {}: {error}", shared.data.path());
+    let of_log = |error| format!("write to the log device {}: {error}", shared.log.path());
     let (written, epoch) = {
         let state = shared.lock();
         (state.lsids.written, state.epoch)
@@ -235,15 +238,16 @@ fn checkpoint_once(shared: &Shared) -> io::Result<()> {
     // The data are durable before the super sector says that their log is not needed any more.
     fault::point("wdev.checkpoint.before_data_sync")
         .and_then(|()| shared.dirty.sync(&shared.data))
-        .inspect_err(|_| shared.data_lost.store(true, Ordering::Relaxed))?;
-    fault::point("wdev.checkpoint.data_synced")?;
+        .inspect_err(|_| shared.data_lost.store(true, Ordering::Relaxed))
+        .map_err(of_data)?;
+    fault::point("wdev.checkpoint.data_synced").map_err(of_log)?;
     let mut sector = shared.lock_super_sector();
     // A log reset holds the super sector too: under another epoch `written` means nothing.
     if shared.lock().epoch != epoch {
         return Ok(());
     }
     let next = sector.clone().with_written(written);
-    shared.store_super_sector(&next)?;
+    shared.store_super_sector(&next).map_err(of_log)?;
     *sector = next;
     let mut state = shared.lock();
     state.lsids.prev_written = written;
