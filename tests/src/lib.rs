@@ -16,7 +16,9 @@ pub mod mounted;
 pub mod pki;
 pub mod ports;
 pub mod postgres;
+pub mod protected;
 pub mod wait;
 
 pub use cluster::{Cluster, Options, Role, VolumeSpec};
 pub use guest::Guest;
+pub use protected::Recorded;

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use walb_tests::guest::Load;
 use walb_tests::wait::{PATIENCE, until};
-use walb_tests::{Cluster, Guest, Role, VolumeSpec};
+use walb_tests::{Cluster, Role, VolumeSpec};
 
 #[test]
 fn a_backup_cut_anywhere_is_done_or_was_never_begun() -> Result<()> {
@@ -51,7 +51,7 @@ fn cut_one(cluster: &mut Cluster, round: usize, role: Role, random: &mut StdRng)
         pace: Duration::from_millis(2),
         max_blocks: 64,
     };
-    let guest = Guest::start(&cluster.nbd_socket(&name), &name, round as u64, load)?;
+    let guest = cluster.start_guest(&name, round as u64, load)?;
     std::thread::sleep(Duration::from_millis(200));
     cluster.register(&name)?;
     cluster.walbc(Role::Storage, &["full-bkp", &name, "64k"])?;
@@ -81,15 +81,7 @@ fn cut_one(cluster: &mut Cluster, round: usize, role: Role, random: &mut StdRng)
     if !settled {
         cluster.walbc(Role::Storage, &["full-bkp", &name, "--wait"])?;
     }
-    let captured = guest.capture(None)?;
-    let gid = cluster.snapshot(&name)?;
-    guest.resume()?;
-    cluster.until_restorable(&name, gid, PATIENCE)?;
-    let restored = cluster.restored_digest(&name, gid)?;
-    ensure!(
-        restored == captured,
-        "captured {captured:?}, restored {restored:?}"
-    );
+    cluster.check_new(&name, &guest)?;
     guest.stop()?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use walb_tests::guest::Load;
 use walb_tests::wait::PATIENCE;
-use walb_tests::{Cluster, Guest, Role, VolumeSpec};
+use walb_tests::{Cluster, Role, VolumeSpec};
 
 #[test]
 fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
@@ -20,22 +20,20 @@ fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
     println!("WALB_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec {
+    let spec = VolumeSpec {
         size: 16 << 20,
         log_size: 64 << 20,
         ..VolumeSpec::default()
-    })?;
+    };
     let load = Load {
         pace: Duration::from_millis(1),
         max_blocks: 64,
     };
-    let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", seed, load)?;
+    let guest = cluster.protect_and_write(&spec, seed, load)?;
     let mut recorded = Vec::new();
     for round in 0..5 {
         std::thread::sleep(Duration::from_millis(random.random_range(50..400)));
-        let captured = guest.capture(None)?;
-        recorded.push((cluster.snapshot("vol0")?, captured));
-        guest.resume()?;
+        recorded.push(cluster.record("vol0", &guest)?);
         std::thread::sleep(Duration::from_millis(random.random_range(0..200)));
         let mut order = Role::ALL;
         order.shuffle(&mut random);
@@ -47,17 +45,15 @@ fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
             cluster.start_daemon(role)?;
             std::thread::sleep(Duration::from_millis(random.random_range(0..150)));
         }
-        let gid = recorded[round].0;
+        let gid = recorded[round].gid;
         cluster
             .until_restorable("vol0", gid, PATIENCE)
             .with_context(|| format!("seed {seed}, round {round}, order {order:?}\n{}", cluster.logs()))?;
     }
-    for (gid, captured) in &recorded {
-        ensure!(
-            cluster.restored_digest("vol0", *gid)? == *captured,
-            "seed {seed}: snapshot {gid}\n{}",
-            cluster.logs()
-        );
+    for recorded in &recorded {
+        cluster
+            .check("vol0", recorded)
+            .with_context(|| format!("seed {seed}\n{}", cluster.logs()))?;
     }
     guest.stop()?;
     Ok(())
@@ -66,23 +62,21 @@ fn all_daemons_killed_at_once_come_up_in_any_order_and_go_on() -> Result<()> {
 #[test]
 fn an_archive_that_is_away_delays_and_loses_nothing() -> Result<()> {
     let mut cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec {
+    let spec = VolumeSpec {
         size: 16 << 20,
         log_size: 256 << 20,
         ..VolumeSpec::default()
-    })?;
+    };
     let load = Load {
         pace: Duration::from_millis(2),
         max_blocks: 64,
     };
-    let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 21, load)?;
+    let guest = cluster.protect_and_write(&spec, 21, load)?;
     cluster.daemon(Role::Archive).kill9();
     let mut recorded = Vec::new();
     for _ in 0..4 {
         std::thread::sleep(Duration::from_millis(800));
-        let captured = guest.capture(None)?;
-        recorded.push((cluster.snapshot("vol0")?, captured));
-        guest.resume()?;
+        recorded.push(cluster.record("vol0", &guest)?);
     }
     // Meanwhile the log was taken off the device: it waits at the proxy.
     let waiting = cluster.walbc(Role::Proxy, &["get", "proxy-diff", "vol0", "a0"])?;
@@ -92,13 +86,8 @@ fn an_archive_that_is_away_delays_and_loses_nothing() -> Result<()> {
         cluster.logs()
     );
     cluster.start_daemon(Role::Archive)?;
-    for (gid, captured) in &recorded {
-        cluster.until_restorable("vol0", *gid, PATIENCE)?;
-        ensure!(
-            cluster.restored_digest("vol0", *gid)? == *captured,
-            "snapshot {gid}\n{}",
-            cluster.logs()
-        );
+    for recorded in &recorded {
+        cluster.check("vol0", recorded).with_context(|| cluster.logs())?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use walb_tests::guest::Load;
 use walb_tests::wait::{PATIENCE, until};
-use walb_tests::{Cluster, Guest, Role, VolumeSpec};
+use walb_tests::{Cluster, Role, VolumeSpec};
 
 /// Reached by any transfer.
 const TRANSFER: &[(Role, &str)] = &[
@@ -66,41 +66,25 @@ const BACKUP: &[(Role, &str, bool)] = &[
     (Role::Archive, "archive.full.taken_up", true),
 ];
 
-fn restart(cluster: &mut Cluster, role: Role, fault: Option<&str>) -> Result<()> {
-    let value = fault.map(|point| format!("{point}=crash"));
-    let environment: Vec<_> = value.iter().map(|v| ("WALB_FAULT", v.as_str())).collect();
-    cluster.daemon(role).kill9();
-    cluster.daemon(role).set_environment(&environment);
-    cluster.start_daemon(role)
-}
-
 #[test]
 fn a_transfer_cut_at_any_point_is_repeated_and_right() -> Result<()> {
     let mut cluster = Cluster::start()?;
-    cluster.protect(&VolumeSpec {
+    let spec = VolumeSpec {
         size: 8 << 20,
         log_size: 64 << 20,
         ..VolumeSpec::default()
-    })?;
+    };
     let load = Load {
         pace: Duration::from_millis(1),
         max_blocks: 32,
     };
-    let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", 41, load)?;
+    let guest = cluster.protect_and_write(&spec, 41, load)?;
     for (role, point) in TRANSFER {
         let result = (|| {
-            restart(&mut cluster, *role, Some(point))?;
+            cluster.restart(*role, Some(point))?;
             cluster.daemon(*role).wait_for_death(PATIENCE)?;
-            restart(&mut cluster, *role, None)?;
-            let captured = guest.capture(None)?;
-            let gid = until("a snapshot", PATIENCE, || cluster.snapshot("vol0").map(Some))?;
-            guest.resume()?;
-            cluster.until_restorable("vol0", gid, PATIENCE)?;
-            ensure!(
-                cluster.restored_digest("vol0", gid)? == captured,
-                "snapshot {gid} differs"
-            );
-            anyhow::Ok(())
+            cluster.restart(*role, None)?;
+            cluster.check_new("vol0", &guest)
         })();
         result.with_context(|| format!("{point}\n{}", cluster.logs()))?;
     }
@@ -130,9 +114,9 @@ fn one_backup(cluster: &mut Cluster, name: &str, role: Role, point: &str, commit
         pace: Duration::from_millis(4),
         max_blocks: 32,
     };
-    let guest = Guest::start(&cluster.nbd_socket(name), name, 43, load)?;
+    let guest = cluster.start_guest(name, 43, load)?;
     cluster.register(name)?;
-    restart(cluster, role, Some(point))?;
+    cluster.restart(role, Some(point))?;
     until("a backup to begin", PATIENCE, || {
         if !cluster.daemon(role).is_running() {
             return Ok(Some(()));
@@ -143,7 +127,7 @@ fn one_backup(cluster: &mut Cluster, name: &str, role: Role, point: &str, commit
             .map(|_| Some(()))
     })?;
     cluster.daemon(role).wait_for_death(PATIENCE)?;
-    restart(cluster, role, None)?;
+    cluster.restart(role, None)?;
     let states = |cluster: &Cluster| -> Result<(String, String)> {
         let state = |role| cluster.walbc(role, &["get", "state", name]);
         Ok((state(Role::Storage)?, state(Role::Archive)?))
@@ -161,13 +145,7 @@ fn one_backup(cluster: &mut Cluster, name: &str, role: Role, point: &str, commit
     if !committed {
         cluster.walbc(Role::Storage, &["full-bkp", name, "--wait"])?;
     }
-    let captured = guest.capture(None)?;
-    let gid = cluster.snapshot(name)?;
-    cluster.until_restorable(name, gid, PATIENCE)?;
-    ensure!(
-        cluster.restored_digest(name, gid)? == captured,
-        "snapshot {gid} differs"
-    );
+    cluster.check_new(name, &guest)?;
     guest.stop()?;
     cluster.wdevc(&["delete-wdev", name, "-f"]).map(drop)
 }

@@ -9,42 +9,32 @@ use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use walb_tests::guest::Load;
-use walb_tests::image::Captured;
 use walb_tests::wait::{PATIENCE, until};
-use walb_tests::{Cluster, Guest, Role, VolumeSpec};
+use walb_tests::{Cluster, Guest, Recorded, Role, VolumeSpec};
 
 fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// The digests recorded when the snapshots were taken.
-type Recorded = Vec<(u64, Captured)>;
-
-fn check_all(cluster: &Cluster, recorded: &Recorded) -> Result<()> {
+fn check_all(cluster: &Cluster, recorded: &[Recorded]) -> Result<()> {
     let restorable = cluster.restorable("vol0")?;
-    for (gid, captured) in recorded {
+    for snapshot in recorded {
+        let gid = snapshot.gid;
         ensure!(
-            restorable.contains(gid),
+            restorable.contains(&gid),
             "snapshot {gid} was restorable and is no longer: {restorable:?}"
         );
-        let found = cluster.restored_digest("vol0", *gid)?;
-        ensure!(
-            found == *captured,
-            "snapshot {gid}: recorded {captured:?}, restored {found:?}"
-        );
+        cluster.check("vol0", snapshot)?;
     }
     Ok(())
 }
 
 fn rounds(cluster: &mut Cluster, guest: &Guest, role: Role, random: &mut StdRng) -> Result<()> {
-    let mut recorded = Recorded::new();
+    let mut recorded: Vec<Recorded> = Vec::new();
     for round in 0..from_environment("WALB_TEST_ROUNDS").unwrap_or(20) {
         // A snapshot half of the time taken just before the kill, so that it is anywhere on its way when it comes.
         let on_its_way = if random.random() {
-            let captured = guest.capture(None)?;
-            let gid = cluster.snapshot("vol0")?;
-            guest.resume()?;
-            Some((gid, captured))
+            Some(cluster.record("vol0", guest)?)
         } else {
             None
         };
@@ -58,11 +48,11 @@ fn rounds(cluster: &mut Cluster, guest: &Guest, role: Role, random: &mut StdRng)
         };
         cluster.start_daemon(role)?;
 
-        if let Some((gid, captured)) = on_its_way {
+        if let Some(snapshot) = on_its_way {
             cluster
-                .until_restorable("vol0", gid, PATIENCE)
+                .until_restorable("vol0", snapshot.gid, PATIENCE)
                 .with_context(|| format!("round {round}"))?;
-            recorded.push((gid, captured));
+            recorded.push(snapshot);
         }
         until("transfers to go on by themselves", PATIENCE, || {
             let latest = cluster.latest_gid("vol0")?;
@@ -71,7 +61,7 @@ fn rounds(cluster: &mut Cluster, guest: &Guest, role: Role, random: &mut StdRng)
         .with_context(|| format!("round {round}"))?;
         // The newest and one of the older ones now, all of them at the end.
         let sample = random.random_range(0..recorded.len().max(1));
-        let some: Recorded = recorded
+        let some: Vec<Recorded> = recorded
             .get(sample)
             .into_iter()
             .chain(recorded.last())
@@ -79,10 +69,7 @@ fn rounds(cluster: &mut Cluster, guest: &Guest, role: Role, random: &mut StdRng)
             .collect();
         check_all(cluster, &some).with_context(|| format!("round {round}"))?;
     }
-    let captured = guest.capture(None)?;
-    let gid = cluster.snapshot("vol0")?;
-    cluster.until_restorable("vol0", gid, PATIENCE)?;
-    recorded.push((gid, captured));
+    recorded.push(cluster.check_new("vol0", guest)?);
     check_all(cluster, &recorded)
 }
 
@@ -103,7 +90,7 @@ fn survives_kills_of(role: Role) -> Result<()> {
         pace: Duration::from_millis(1),
         max_blocks: 64,
     };
-    let guest = Guest::start(&cluster.nbd_socket("vol0"), "vol0", seed, load)?;
+    let guest = cluster.start_guest("vol0", seed, load)?;
     cluster.register("vol0")?;
     cluster.walbc(Role::Storage, &["full-bkp", "vol0", "--wait"])?;
     let result = rounds(&mut cluster, &guest, role, &mut random);
