@@ -10,19 +10,9 @@ pub fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_owned()
 }
 
-/// Builds all binaries; the directory they are in.
+/// Builds all binaries; the directory they are in. Always all: of a part, dependencies would be built anew with fewer features.
 pub fn binaries(release: bool) -> Result<PathBuf> {
-    build(&["--workspace"], release)
-}
-
-/// Builds the binaries of one package; the directory they are in.
-pub fn binaries_of(package: &str, release: bool) -> Result<PathBuf> {
-    build(&["-p", package], release)
-}
-
-fn build(what: &[&str], release: bool) -> Result<PathBuf> {
-    let mut arguments = vec!["build", "--quiet", "--bins"];
-    arguments.extend(what);
+    let mut arguments = vec!["build", "--quiet", "--bins", "--workspace"];
     if release {
         arguments.push("--release");
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::run::visibly;
-use crate::{build, fuzz, prerequisites, quickstart};
+use crate::{build, fuzz, prerequisites, quickstart, vm};
 
 /// Every test of the workspace; `arguments` go to the test binaries.
 pub fn test(arguments: &[String]) -> Result<()> {
@@ -38,6 +38,8 @@ pub fn all() -> Result<()> {
     quickstart::run(&quickstart::Options::small())?;
     step("tests");
     test(&[])?;
+    step("emulated machine");
+    vm::run(&vm::Options::ci())?;
     step("hostile bytes");
     fuzz::run(&fuzz::Options::ci())
 }

@@ -10,6 +10,7 @@ mod interrupt;
 mod prerequisites;
 mod quickstart;
 mod run;
+mod servers;
 mod vm;
 
 use std::process::ExitCode;
@@ -52,7 +53,7 @@ enum Command {
     /// Our programs on Debian's newest stable kernel, in a virtual machine: NBD, ublk, file systems, kills, growth.
     #[command(after_help = "Example: cargo xtask vm nbd-ext4 nbd-xfs")]
     Vm(vm::Options),
-    /// Everything CI checks: formatting, lints, tests, a short search with hostile bytes, a small quickstart.
+    /// Everything CI checks: formatting, lints, a small quickstart, tests, an emulated machine, a short search with hostile bytes.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
 }

@@ -104,7 +104,9 @@ impl Drop for NoCluster {
 
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
+    // A machine that has just been started may be updating itself, and a mirror may be slow to answer.
     command
+        .args(["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(std::process::Stdio::null());

@@ -13,9 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::cleanup::Cleanup;
 use super::text;
 use crate::run;
-
-/// Role, node id.
-const SERVERS: [(&str, &str); 3] = [("storage", "s0"), ("proxy", "p0"), ("archive", "a0")];
+use crate::servers::{self, SERVERS};
 
 /// The running daemons.
 pub struct Daemons {
@@ -38,7 +36,8 @@ impl Daemons {
             ports,
         };
         std::fs::create_dir_all(dir.join("logs"))?;
-        daemons.certificates()?;
+        let walbc = daemons.binaries.join("walbc");
+        servers::certificates(dir, |arguments| run::quietly(text(&walbc)?, arguments))?;
         let wdev = dir.join("wdev");
         std::fs::create_dir_all(&wdev)?;
         let socket = daemons.wdev_socket();
@@ -48,7 +47,7 @@ impl Daemons {
             cleanup,
         )?;
         for (role, node) in SERVERS {
-            let config = daemons.configuration(role, node)?;
+            let config = servers::configuration(dir, (role, node), |role| daemons.address(role))?;
             daemons.spawn(&format!("walb-{role}"), &["--config", text(&config)?], cleanup)?;
         }
         until("walb-wdev", || daemons.wdevc(&["list"]))?;
@@ -56,48 +55,6 @@ impl Daemons {
             until(role, || daemons.walbc(role, &["get", "host-type"]))?;
         }
         Ok(daemons)
-    }
-
-    fn certificates(&self) -> Result<()> {
-        let pki = self.dir.join("pki");
-        let dir = text(&pki)?;
-        let walbc = self.binaries.join("walbc");
-        run::quietly(text(&walbc)?, &["pki", "init", "--dir", dir])?;
-        for (role, node) in SERVERS.into_iter().chain([("operator", "admin")]) {
-            #[rustfmt::skip]
-            run::quietly(text(&walbc)?, &[
-                "pki", "issue", "--dir", dir, "--role", role, "--id", node, "--host", "127.0.0.1", "--host", "localhost",
-            ])?;
-        }
-        let client = "ca = \"ca.pem\"\ncert = \"admin.pem\"\nkey = \"admin.key\"\n";
-        std::fs::write(pki.join("walbc.toml"), client)?;
-        Ok(())
-    }
-
-    fn configuration(&self, role: &str, node: &str) -> Result<PathBuf> {
-        let address = |role| format!("127.0.0.1:{}", self.ports[role]);
-        let data = self.dir.join(node);
-        std::fs::create_dir_all(&data)?;
-        let settings = match role {
-            "storage" => format!(
-                "archive = {:?}\nproxies = [{:?}]\n",
-                address("archive"),
-                address("proxy")
-            ),
-            _ => String::new(),
-        };
-        let file = |suffix| self.dir.join("pki").join(format!("{node}.{suffix}"));
-        let config = format!(
-            "[node]\nlisten = {:?}\ndata_dir = {:?}\n\n[node.tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n\n[{role}]\n{settings}",
-            address(role),
-            text(&data)?,
-            text(&self.dir.join("pki/ca.pem"))?,
-            text(&file("pem"))?,
-            text(&file("key"))?,
-        );
-        let path = self.dir.join(format!("walb-{role}.toml"));
-        std::fs::write(&path, config)?;
-        Ok(path)
     }
 
     fn spawn(&self, name: &str, arguments: &[&str], cleanup: &mut Cleanup) -> Result<()> {
@@ -155,15 +112,14 @@ impl Daemons {
     /// Makes a volume known to storage, archive and proxy.
     pub fn register(&self, volume: &str) -> Result<()> {
         let device = format!("wdev:{}#{volume}", self.wdev_socket().display());
-        self.storage(&["init-vol", volume, &device])?;
-        self.archive(&["init-vol", volume])?;
-        let archive = format!("127.0.0.1:{}", self.ports["archive"]);
-        self.walbc(
-            "proxy",
-            &["archive-info", "add", volume, "a0", &archive, "lz4:0:1"],
-        )?;
-        self.walbc("proxy", &["start", volume])?;
+        for (role, arguments) in servers::registration(volume, &device, &self.address("archive")) {
+            self.walbc(role, &arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
         Ok(())
+    }
+
+    fn address(&self, role: &str) -> String {
+        format!("127.0.0.1:{}", self.ports[role])
     }
 
     /// Bytes of the streams that storage and proxy have sent so far.

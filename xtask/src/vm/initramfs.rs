@@ -18,7 +18,8 @@ const MODULES: &[&str] = &[
     "nbd",
     "ublk_drv",
     "dm-mod",
-    "dm-flakey",
+    "sd_mod",
+    "scsi_debug",
     "ext4",
     "xfs",
 ];
@@ -33,16 +34,24 @@ const TOOLS: &[&str] = &[
     "fio",
     "nbd-client",
     "dmsetup",
+    "dd",
+    "fsfreeze",
+    "ip",
 ];
 /// Ours.
-const OURS: &[&str] = &["walb-wdev", "wdevc"];
+const OURS: &[&str] = &[
+    "walb-wdev",
+    "wdevc",
+    "walb-storage",
+    "walb-proxy",
+    "walb-archive",
+    "walbc",
+];
 
 /// Makes the archive that the kernel unpacks.
 pub fn make(dir: &Path, kernel: &Kernel, binaries: &Path) -> Result<PathBuf> {
+    remove(dir)?;
     let root = dir.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
-    }
     for sub in ["bin", "modules", "proc", "sys", "dev", "run", "tmp", "mnt", "etc"] {
         let path = root.join(sub);
         fs::create_dir_all(&path).with_context(|| format!("make directory {}", path.display()))?;
@@ -70,6 +79,21 @@ pub fn make(dir: &Path, kernel: &Kernel, binaries: &Path) -> Result<PathBuf> {
     }
     modules(kernel, &root.join("modules"))?;
     pack(&root, &dir.join("initramfs"))
+}
+
+/// Removes what [`make`] has made.
+pub fn remove(dir: &Path) -> Result<()> {
+    let root = dir.join("root");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
+    }
+    for suffix in ["cpio", "list"] {
+        let path = dir.join("initramfs").with_extension(suffix);
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn find(name: &str) -> Result<PathBuf> {

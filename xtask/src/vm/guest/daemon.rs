@@ -3,12 +3,14 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::OFlags;
 use rustix::process::{Signal, kill_process};
 
 use super::tools::{Running, block_number, disk, run, until};
 
 const DIR: &str = "/run/wdev";
-const CONTROL: &str = "/run/wdev/control.sock";
+/// Its control socket.
+pub const CONTROL: &str = "/run/wdev/control.sock";
 /// The socket of the device.
 pub const NBD: &str = "/run/wdev/nbd.sock";
 /// Its name.
@@ -27,6 +29,16 @@ impl Pair {
             log: disk("log512")?,
             data: disk("data512")?,
         })
+    }
+
+    /// The pair with the other block size.
+    pub fn other_than(pair: &Self) -> Result<Self> {
+        let of_512 = Self::of_512()?;
+        if of_512.data == pair.data {
+            Self::of_4k()
+        } else {
+            Ok(of_512)
+        }
     }
 
     /// With blocks of 4096 bytes.
@@ -90,6 +102,27 @@ impl Wdev {
         run("wdevc", &all).with_context(|| format!("walb-wdev said: {}", self.running.said()))
     }
 
+    /// Whether it has a file open past the page cache.
+    pub fn goes_past_the_cache(&self, path: &str) -> Result<bool> {
+        let proc = format!("/proc/{}", self.running.id());
+        for entry in fs::read_dir(format!("{proc}/fd")).context("list the daemon's files")? {
+            let fd = entry?.file_name();
+            let fd = fd.to_string_lossy();
+            let info = format!("{proc}/fdinfo/{fd}");
+            // It may be closed by now.
+            let (Ok(target), Ok(info)) = (fs::read_link(format!("{proc}/fd/{fd}")), fs::read_to_string(info))
+            else {
+                continue;
+            };
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = u32::from_str_radix(flags.context("no flags in fdinfo")?.trim(), 8)?;
+            if target.to_str() == Some(path) && flags & OFlags::DIRECT.bits() != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// As a power switch would, for this process.
     pub fn kill(mut self) -> Result<()> {
         kill_process(self.running.id(), Signal::KILL).context("kill walb-wdev")?;
@@ -125,7 +158,7 @@ pub fn clean_up() {
     }
 }
 
-/// Block devices keep their block size, and are claimed.
+/// Block devices keep their block size, are used past the page cache where that is asked for, and are claimed.
 pub fn claim() -> Result<()> {
     let wdev = Wdev::fresh()?;
     for (pair, block) in [(Pair::of_512()?, 512), (Pair::of_4k()?, 4096)] {
@@ -136,7 +169,19 @@ pub fn claim() -> Result<()> {
         );
         let said = wdev.wdevc(&["format-ldev", &pair.log, &pair.data, "-n", NAME])?;
         ensure!(said.contains(&block.to_string()), "no {block} in: {said}");
-        wdev.wdevc(&["create-wdev", &pair.log, &pair.data, "-n", NAME])?;
+        for options in [&[][..], &["-data-direct"]] {
+            let create = [&["create-wdev", &pair.log, &pair.data, "-n", NAME], options].concat();
+            wdev.wdevc(&create)?;
+            for (disk, expected) in [(&pair.log, true), (&pair.data, !options.is_empty())] {
+                ensure!(
+                    wdev.goes_past_the_cache(disk)? == expected,
+                    "{disk} with {options:?}: past the page cache or not, expected {expected}"
+                );
+            }
+            if options.is_empty() {
+                wdev.wdevc(&["delete-wdev", NAME])?;
+            }
+        }
         let Err(refused) = run("mkfs.ext4", &["-q", "-F", &pair.data]) else {
             bail!("mkfs wrote to a data device in use");
         };

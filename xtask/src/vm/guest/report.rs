@@ -6,6 +6,7 @@ use std::time::Duration;
 
 const PASSED: &str = "passed";
 const FAILED: &str = "FAILED";
+const DURABLE: &str = "durable";
 
 /// The guest's end.
 pub struct Report(File);
@@ -19,6 +20,11 @@ impl Report {
     /// Anything for a reader.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.0, "{text}")
+    }
+
+    /// The writes to a device up to this one must survive a loss of power.
+    pub fn durable(&mut self, device: &str, number: u32) -> io::Result<()> {
+        writeln!(self.0, "{DURABLE} {device} {number}")
     }
 
     /// How a scenario ended.
@@ -44,12 +50,26 @@ pub enum Line {
         /// Why it failed.
         result: Result<(), String>,
     },
+    /// A flush of a device was answered.
+    Durable {
+        /// Which device.
+        device: String,
+        /// The last write before it.
+        number: u32,
+    },
 }
 
 impl Line {
     /// Understands a line; `None` for one that only a reader is to see.
     pub fn parse(line: &str) -> Option<Self> {
         let (verdict, rest) = line.trim_end().split_once(' ')?;
+        if verdict == DURABLE {
+            let (device, number) = rest.split_once(' ')?;
+            return Some(Self::Durable {
+                device: device.to_owned(),
+                number: number.parse().ok()?,
+            });
+        }
         let (name, rest) = rest.split_once(" (")?;
         let (_, reason) = rest.split_once(')')?;
         let result = match verdict {

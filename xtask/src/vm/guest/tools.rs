@@ -11,13 +11,18 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// Nothing here takes this long unless it hangs; the machine is emulated, and may share its host.
-const HANGS_AFTER: Duration = Duration::from_mins(5);
+const HANGS_AFTER: Duration = Duration::from_mins(10);
 /// Where file systems are mounted.
 pub const MOUNTPOINT: &str = "/mnt";
 
 /// Runs a program; its output, or an error that has it.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let mut running = Running::start(program, arguments)?;
+    run_with(program, arguments, &[])
+}
+
+/// The same, with variables in its environment.
+pub fn run_with(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<String> {
+    let mut running = Running::start_with(program, arguments, environment)?;
     let status = running.wait()?;
     let said = running.said();
     ensure!(
@@ -190,29 +195,60 @@ pub fn same(a: &str, b: &str, len: u64) -> Result<()> {
     Ok(())
 }
 
-/// Mounts a device.
-pub fn mount_at(device: &str, kind: &str) -> Result<()> {
-    println!("# mount {device}");
-    mount(
-        device,
-        MOUNTPOINT,
-        kind,
-        MountFlags::empty(),
-        None::<&std::ffi::CStr>,
-    )
-    .with_context(|| format!("mount {device} as {kind}"))
+/// A part of a disk as a device of its own, as a logical volume is: its first sectors.
+pub fn linear(name: &str, sectors: u64, disk: &str) -> Result<String> {
+    let table = format!("0 {sectors} linear {disk} 0");
+    run("dmsetup", &["create", name, "--table", &table])?;
+    Ok(format!("/dev/mapper/{name}"))
 }
 
-/// Unmounts it.
+/// Puts another table in the place of a device-mapper device's; what is under way to it is not waited for.
+pub fn switch(name: &str, table: &str) -> Result<()> {
+    // On the command line a table has one line only.
+    let file = "/tmp/table";
+    fs::write(file, table).with_context(|| format!("write {file}"))?;
+    run("dmsetup", &["load", name, file])?;
+    run("dmsetup", &["suspend", "--noflush", "--nolockfs", name])?;
+    run("dmsetup", &["resume", name]).map(drop)
+}
+
+/// Mounts a device.
+pub fn mount_on(device: &str, kind: &str, at: &str) -> Result<()> {
+    println!("# mount {device} {at}");
+    fs::create_dir_all(at).with_context(|| format!("make directory {at}"))?;
+    mount(device, at, kind, MountFlags::empty(), None::<&std::ffi::CStr>)
+        .with_context(|| format!("mount {device} as {kind}"))
+}
+
+/// Mounts it where scenarios have the file system that they try.
+pub fn mount_at(device: &str, kind: &str) -> Result<()> {
+    mount_on(device, kind, MOUNTPOINT)
+}
+
+/// Mounts a disk with an empty file system for files of ours.
+pub fn mount_store(device: &str, at: &str) -> Result<()> {
+    run("mkfs.ext4", &["-q", "-F", device])?;
+    mount_on(device, "ext4", at)
+}
+
+/// Unmounts.
+pub fn unmount_from(at: &str) -> Result<()> {
+    println!("# umount {at}");
+    unmount(at, UnmountFlags::empty()).with_context(|| format!("unmount {at}"))
+}
+
+/// Unmounts what [`mount_at`] has mounted.
 pub fn unmount_it() -> Result<()> {
-    println!("# umount");
-    unmount(MOUNTPOINT, UnmountFlags::empty()).context("unmount")
+    unmount_from(MOUNTPOINT)
 }
 
 /// Takes away what a failed scenario may have left.
 pub fn clean_up() {
     // Each may be there or not.
-    let _ = unmount(MOUNTPOINT, UnmountFlags::DETACH);
+    let _ = run("fsfreeze", &["-u", MOUNTPOINT]);
+    for at in [MOUNTPOINT, "/store"] {
+        let _ = unmount(at, UnmountFlags::DETACH);
+    }
     let _ = run("nbd-client", &["-d", "/dev/nbd0"]);
     let _ = run("dmsetup", &["remove_all"]);
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::daemon::{NAME, Pair, Wdev};
 use super::filesystem::{Kind, exercise};
 use super::front_end::FrontEnd;
-use super::tools::{block_number, fio, run, same};
+use super::tools::{block_number, fio, linear, run, same, until};
 
 /// A file system, used and checked; in the end the data device has what the guest sees.
 pub fn filesystem(front_end: FrontEnd, pair: &Pair, kind: Kind) -> Result<()> {
@@ -50,15 +50,67 @@ pub fn discard(front_end: FrontEnd, pair: &Pair) -> Result<()> {
     front_end.detach(wdev)
 }
 
+/// A discard goes down to the data device, which then has space for other things: this one says how much it uses.
+pub fn thin(front_end: FrontEnd, log: &str) -> Result<()> {
+    let data = until("the thin disk appears", || Ok(thin_disk().ok()))?;
+    let pair = Pair {
+        log: log.to_owned(),
+        data,
+    };
+    let wdev = Wdev::fresh()?;
+    wdev.create(&pair, front_end.options())?;
+    let device = front_end.attach(&wdev)?;
+    fio(device, 16)?;
+    wdev.wdevc(&["force-checkpoint", NAME])?;
+    let written = thin_used()?;
+    ensure!(
+        written > 12 << 20,
+        "only {written} bytes are used after writing to 16 MiB"
+    );
+    run("blkdiscard", &["-o", "4194304", "-l", "8388608", device])?;
+    wdev.wdevc(&["force-checkpoint", NAME])?;
+    let left = thin_used()?;
+    // How many of the 8 MiB fio wrote to is up to chance.
+    ensure!(
+        left + (6 << 20) < written && left <= 8 << 20,
+        "{left} of {written} bytes are still used after a discard of 8 MiB"
+    );
+    same(device, &pair.data, 16 << 20)?;
+    front_end.detach(wdev)
+}
+
+/// The disk that the kernel's `scsi_debug` makes.
+fn thin_disk() -> Result<String> {
+    for entry in std::fs::read_dir("/sys/block")? {
+        let dir = entry?.path();
+        let model = std::fs::read_to_string(dir.join("device/model")).unwrap_or_default();
+        if model.trim() == "scsi_debug" {
+            let name = dir.file_name().context("a directory has a name")?;
+            return Ok(format!("/dev/{}", name.to_string_lossy()));
+        }
+    }
+    bail!("no disk of scsi_debug")
+}
+
+/// Bytes of it that are used: it lists ranges of blocks, ends included.
+fn thin_used() -> Result<u64> {
+    let text = std::fs::read_to_string("/sys/bus/pseudo/drivers/scsi_debug/map").context("read the map")?;
+    let mut blocks = 0;
+    for range in text.trim().split(',').filter(|r| !r.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        blocks += last.parse::<u64>()? - first.parse::<u64>()? + 1;
+    }
+    Ok(blocks * 512)
+}
+
 /// The data device grows, then the device, then its users see it.
 pub fn grow(front_end: FrontEnd, pair: &Pair) -> Result<()> {
     const SMALL: u64 = 320 << 11;
     const LARGE: u64 = 400 << 11;
     let table = |sectors: u64| format!("0 {sectors} linear {} 0", pair.data);
-    run("dmsetup", &["create", "grow", "--table", &table(SMALL)])?;
     let grown = Pair {
         log: pair.log.clone(),
-        data: "/dev/mapper/grow".to_owned(),
+        data: linear("grow", SMALL, &pair.data)?,
     };
     let wdev = Wdev::fresh()?;
     wdev.create(&grown, front_end.options())?;
