@@ -104,12 +104,21 @@ fn many_wdiffs_of_large_images_across_each_other_take_bounded_memory() {
         ..CompressionSetting::of(Compression::Lz4)
     };
     for shape in [staircase as Shape, pyramid] {
-        let inputs = readers(&wdiffs(shape));
-        let merge = || merge_to_sorted(inputs, io::sink(), Uuid::NIL, setting, Lb(0));
-        let (_, stats) = bounded(BOUND, merge).unwrap();
+        let wdiffs = wdiffs(shape);
+        let merge = |inputs| {
+            let merge = || merge_to_sorted(inputs, io::sink(), Uuid::NIL, setting, Lb(0));
+            bounded(BOUND, merge).unwrap().1
+        };
+        let pieces = merge(readers(&wdiffs));
         assert!(
-            stats.records_in > 10 * WDIFFS && stats.wdiff.records > WDIFFS,
-            "{stats:?}"
+            pieces.records_in > 10 * WDIFFS && pieces.wdiff.records > WDIFFS,
+            "{pieces:?}"
+        );
+        let inputs = readers(&wdiffs).into_iter();
+        let joined = merge(inputs.map(WdiffReader::joining_pieces).collect());
+        assert!(
+            joined.records_in < pieces.records_in && joined.wdiff.records <= pieces.wdiff.records,
+            "{joined:?}"
         );
     }
     let wdiffs = wdiffs(pyramid);

@@ -26,7 +26,7 @@ pub use sinks::{RestoreStats, restore_to_image, restore_to_writer};
 use crate::convert::batch::{BATCH_BYTES, Batch, Op, What};
 use crate::convert::image_source::ImageSource;
 use crate::convert::merge_wdiffs::WdiffMerger;
-use crate::convert::wdiff_to_base_image::{ApplyError, DiscardMode};
+use crate::convert::wdiff_to_base_image::{ApplyError, DiscardMode, joined};
 use crate::format::wdiff::{Content, WdiffReader, WdiffRecord};
 use crate::types::{LB_SIZE, Lb};
 
@@ -156,7 +156,7 @@ impl<B: ImageSource> RestoreStream<B> {
             source,
         })?;
         let from = Lb(0);
-        let mut merger = WdiffMerger::new(inputs, Lb(0)).map_err(|error| RestoreError::Overlay {
+        let mut merger = WdiffMerger::new(joined(inputs), Lb(0)).map_err(|error| RestoreError::Overlay {
             from,
             source: error.into(),
         })?;

@@ -114,6 +114,74 @@ proptest! {
     }
 }
 
+/// Which bytes each block gets; None of those that no record is about.
+fn blocks_of(records: &[(Lb, Lb, RecordKind, Option<bytes::Bytes>)]) -> Vec<Option<(RecordKind, Vec<u8>)>> {
+    let mut blocks = vec![None; SIZE.0 as usize];
+    for (address, count, kind, data) in records {
+        for n in 0..count.0 as usize {
+            let data = data.as_ref().map(|data| data[n * 512..(n + 1) * 512].to_vec());
+            let before = blocks[address.0 as usize + n].replace((*kind, data.unwrap_or_default()));
+            assert!(before.is_none(), "records do not overlap");
+        }
+    }
+    blocks
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_merge_that_joins_pieces_says_of_each_block_what_one_of_pieces_says(chain in any_chain(), max_io in 0u64..50) {
+        let inputs = |join: bool| -> Vec<WdiffReader> {
+            let input = |(ios, i): &(Vec<Io>, bool)| wdiff_reader(stored(ios, *i, Lb(0)));
+            let joined = |reader: WdiffReader| if join { reader.joining_pieces() } else { reader };
+            chain.iter().map(input).map(joined).collect()
+        };
+        let setting = CompressionSetting::of(Compression::Snappy);
+        let (file, _) = merge_to_sorted(inputs(true), Vec::new(), Uuid::NIL, setting, Lb(max_io)).unwrap();
+        let mut reader = wdiff_reader(file);
+        let found = records(|| reader.next_record().unwrap());
+        let literal = merged_literally(inputs(false), max_io);
+        prop_assert!(blocks_of(&found) == blocks_of(&literal));
+        prop_assert!(found.iter().all(|(_, blocks, ..)| max_io == 0 || blocks.0 <= max_io));
+        if max_io == 0 {
+            prop_assert!(found.len() <= literal.len(), "{} records of {} pieces", found.len(), literal.len());
+        }
+    }
+}
+
+#[test]
+fn the_pieces_of_a_whole_write_are_joined_and_its_image_is_copied_as_stored() {
+    let write = |address, blocks: usize, byte| Io::Write {
+        address: Lb(address),
+        data: vec![byte; blocks * 512].into(),
+    };
+    // Cut at every power of two; the second touches the first, the third lies within the second.
+    let ios = [write(3, 61, 1), write(64, 32, 2), write(70, 2, 3)];
+    let input = indexed_wdiff(&ios, Uuid::NIL, Compression::Lz4, Lb(0));
+    let mut pieces = wdiff_reader(input.clone());
+    assert_eq!(records(|| pieces.next_record().unwrap()).len(), 5 + 5);
+    let setting = CompressionSetting::of(Compression::Lz4);
+    let inputs = vec![wdiff_reader(input.clone()).joining_pieces()];
+    let (file, _) = merge_to_sorted(inputs, Vec::new(), Uuid::NIL, setting, Lb(0)).unwrap();
+    let mut reader = wdiff_reader(file);
+    let mut found = Vec::new();
+    while let Some(record) = reader.next_record().unwrap() {
+        let Content::Normal(data) = &record.content else {
+            panic!("a write became {:?}", record.kind());
+        };
+        let stored = data.image().stored_bytes().clone();
+        let copied = input.windows(stored.len()).any(|window| window == stored);
+        found.push((record.address.0, record.blocks.0, copied));
+    }
+    let shape: Vec<_> = found
+        .iter()
+        .map(|(address, blocks, _)| (*address, *blocks))
+        .collect();
+    assert_eq!(shape, [(3, 61), (64, 6), (70, 2), (72, 24)]);
+    assert!(found[0].2 && found[2].2, "what is whole is as it was stored");
+}
+
 #[test]
 fn images_that_are_hidden_are_not_read_and_of_those_that_show_each_is_verified() {
     let write = |address, blocks: usize| Io::Write {

@@ -94,7 +94,7 @@ pub fn apply_wdiffs<T: ImageTarget + ?Sized>(
     discard: DiscardMode,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<ApplyStats, ApplyError> {
-    let mut merger = WdiffMerger::new(inputs, Lb(0))?;
+    let mut merger = WdiffMerger::new(joined(inputs), Lb(0))?;
     if discard == DiscardMode::Ignore {
         merger = merger.without_discards();
     }
@@ -121,6 +121,11 @@ pub fn apply_wdiffs<T: ImageTarget + ?Sized>(
     image.sync().map_err(failed("sync", 0))?;
     fault::point("convert.apply.synced").map_err(failed("sync", 0))?;
     Ok(stats)
+}
+
+/// The bytes are what counts here, and whole images are decompressed right where they are to be.
+pub(super) fn joined(inputs: Vec<WdiffReader>) -> Vec<WdiffReader> {
+    inputs.into_iter().map(WdiffReader::joining_pieces).collect()
 }
 
 /// Makes batches of the merged records.

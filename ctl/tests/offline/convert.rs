@@ -164,6 +164,7 @@ fn merging_gives_what_the_existing_tools_merged() {
             let fixed = [
                 "wdiff",
                 "merge",
+                "--pieces",
                 "--compression",
                 kind,
                 "--max-io",
@@ -198,6 +199,12 @@ fn merging_gives_what_the_existing_tools_merged() {
         }
         walbc(&arguments(&["wdiff", "verify"], &[&indexed])).ok();
         check_images(&indexed, facts, name);
+
+        let joined = dir.path().join("joined");
+        let fixed = ["wdiff", "merge", "-o", joined.to_str().unwrap()];
+        walbc(&arguments(&fixed, &inputs)).ok();
+        assert!(shape(&show(&joined)).len() <= shape(&wanted).len(), "{name}");
+        check_images(&joined, facts, name);
     });
 }
 
@@ -210,14 +217,21 @@ fn a_merge_keeps_the_uuid_its_inputs_share_and_reads_one_of_them_from_a_pipe() {
     );
     let dir = tempdir().unwrap();
     let out = dir.path().join("out");
-    let merge = ["wdiff", "merge", "-o", out.to_str().unwrap(), "--force"];
+    let merge = [
+        "wdiff",
+        "merge",
+        "--pieces",
+        "-o",
+        out.to_str().unwrap(),
+        "--force",
+    ];
     walbc(&arguments(&merge, &[&a, &b])).ok();
     let shown = show(&out);
     assert_eq!(shown["header"]["uuid"], show(&a)["header"]["uuid"]);
     assert!(shape(&shown) == shape(&show(&golden("m1.ab.wdiff"))));
 
     let piped = walbc_fed(
-        &arguments(&["wdiff", "merge", "-o", "-", "-"], &[&b]),
+        &arguments(&["wdiff", "merge", "--pieces", "-o", "-", "-"], &[&b]),
         &fs::read(&a).unwrap(),
     )
     .ok();

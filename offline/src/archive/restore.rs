@@ -240,6 +240,7 @@ impl Restore {
     }
 
     fn merge(&self, readers: Vec<WdiffReader>, file: &File) -> anyhow::Result<()> {
+        let readers = readers.into_iter().map(WdiffReader::joining_pieces).collect();
         let mut merger = WdiffMerger::new(readers, Lb(0))?;
         if self.discard == Discard::Ignore {
             merger = merger.without_discards();

@@ -33,12 +33,19 @@ pub struct Merge {
     /// Largest record, in bytes with an optional suffix (k, m); 0 for no limit
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = options::max_io)]
     max_io: Lb,
+    /// Keep the records that the existing tools make of indexed diffs: one for each piece of a write. Else what is left
+    /// of a write is one record, stored as it was if that is all of it
+    #[arg(long)]
+    pieces: bool,
 }
 
 impl Merge {
     pub fn run(self, output: &Output) -> anyhow::Result<Outcome> {
         let out = OutFile::create(&self.out, &self.files, output)?;
-        let readers = open_all(&self.files, "merge")?;
+        let mut readers = open_all(&self.files, "merge")?;
+        if !self.pieces {
+            readers.iter_mut().for_each(WdiffReader::join_pieces);
+        }
         let uuid = common_uuid(&readers);
         let mut merger = WdiffMerger::new(readers, self.max_io)?;
         let setting = self.wdiff.compression;

@@ -116,6 +116,10 @@ impl RecordSource for Watched {
     fn share(&mut self, memory: &ReaderMemory) {
         self.reader.share(memory);
     }
+
+    fn join_pieces(&mut self) {
+        self.reader.join_pieces();
+    }
 }
 
 /// A record as it is stored.

@@ -254,7 +254,7 @@ impl<'a> Parts<'a> {
         } = self;
         let readers = done
             .iter()
-            .map(|part| WdiffReader::open(part.path()))
+            .map(|part| WdiffReader::open(part.path()).map(WdiffReader::joining_pieces))
             .collect::<Result<_, _>>();
         let readers = readers.map_err(|e| ApiError::internal(&e))?;
         let (file, out) = Temporary::create(dir)?;

@@ -23,14 +23,15 @@ pub(super) enum MergeEnded {
 }
 
 /// Merges the files, oldest first, into the bytes of a sorted wdiff. Blocks. A single file, or one that is already
-/// compressed as wanted, is copied record by record without unpacking.
+/// compressed as wanted, is copied record by record without unpacking: writes of indexed files that are whole, too.
 pub(super) fn merge(
     files: Vec<(String, File)>,
     uuid: Uuid,
     setting: CompressionSetting,
     frames: mpsc::Sender<Bytes>,
 ) -> Result<(), MergeEnded> {
-    let open = |(name, file): (String, File)| WdiffReader::from_file(file, name);
+    let open =
+        |(name, file): (String, File)| WdiffReader::from_file(file, name).map(WdiffReader::joining_pieces);
     let readers = files
         .into_iter()
         .map(open)

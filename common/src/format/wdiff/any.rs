@@ -27,6 +27,9 @@ pub trait RecordSource {
 
     /// Shares `memory` with other sources from now on.
     fn share(&mut self, memory: &ReaderMemory);
+
+    /// From the next record on, pieces of one image that lie side by side come as one record.
+    fn join_pieces(&mut self);
 }
 
 impl<R: Read> RecordSource for SortedReader<R> {
@@ -45,6 +48,10 @@ impl<R: Read> RecordSource for SortedReader<R> {
     fn share(&mut self, memory: &ReaderMemory) {
         Self::share(self, memory);
     }
+
+    fn join_pieces(&mut self) {
+        // Each record has an image of its own.
+    }
 }
 
 impl<R: ReadAt> RecordSource for IndexedReader<R> {
@@ -62,6 +69,10 @@ impl<R: ReadAt> RecordSource for IndexedReader<R> {
 
     fn share(&mut self, memory: &ReaderMemory) {
         Self::share(self, memory);
+    }
+
+    fn join_pieces(&mut self) {
+        Self::join_pieces(self);
     }
 }
 
@@ -196,6 +207,20 @@ impl WdiffReader {
     /// Shares `memory` with other readers from now on.
     pub fn share(&mut self, memory: &ReaderMemory) {
         self.source.share(memory);
+    }
+
+    /// From the next record on, gives pieces of one image that lie side by side as one record. The indexed layout cuts a
+    /// write into aligned pieces; joined again, what nothing has overwritten is all of its image, and can be passed on
+    /// as it is stored. What the wdiff says stays the same, but not in the records that the existing tools make of it.
+    pub fn join_pieces(&mut self) {
+        self.source.join_pieces();
+    }
+
+    /// The same reader, joining pieces.
+    #[must_use]
+    pub fn joining_pieces(mut self) -> Self {
+        self.join_pieces();
+        self
     }
 
     /// Reads everything that is left and decompresses it, to see whether it is sound. Tells the end of the highest

@@ -30,6 +30,9 @@ pub struct IndexedReader<R> {
     from: Lb,
     /// Decoded, but not given out yet.
     upcoming: Option<IndexRecord>,
+    /// Whether pieces of one image are joined; then the record that was found not to belong to `upcoming`.
+    joins: bool,
+    behind: Option<IndexRecord>,
     /// Images of which pieces may still come.
     kept: Vec<Kept>,
     memory: ReaderMemory,
@@ -47,21 +50,26 @@ struct Kept {
     _claim: Claim,
 }
 
-impl Kept {
-    /// Whether a record, normal as well, shares the image.
-    fn is_of(&self, record: &IndexRecord) -> bool {
-        // Only normal records get here: the data offset of the others means nothing and may equal an image's.
-        let key = |r: &IndexRecord| {
-            (
-                r.data_offset,
-                r.data_size,
-                r.orig_blocks,
-                r.io_checksum,
-                r.compression,
-            )
-        };
-        key(&self.record) == key(record)
-    }
+/// Whether two records, both normal, share an image. Of others the data offset means nothing, and may equal an image's.
+fn share_image(a: &IndexRecord, b: &IndexRecord) -> bool {
+    let key = |r: &IndexRecord| {
+        (
+            r.data_offset,
+            r.data_size,
+            r.orig_blocks,
+            r.io_checksum,
+            r.compression,
+        )
+    };
+    key(a) == key(b)
+}
+
+/// Whether `next` goes on where `record` ends, in the volume and in the image of both.
+fn continues(record: &IndexRecord, next: &IndexRecord) -> bool {
+    (record.kind, next.kind) == (RecordKind::Normal, RecordKind::Normal)
+        && record.address.0 + record.blocks.0 == next.address.0
+        && record.io_offset.0 + record.blocks.0 == next.io_offset.0
+        && share_image(record, next)
 }
 
 impl<R: ReadAt> IndexedReader<R> {
@@ -92,6 +100,8 @@ impl<R: ReadAt> IndexedReader<R> {
             chunk_from: 0,
             from: Lb(0),
             upcoming: None,
+            joins: false,
+            behind: None,
             kept: Vec::new(),
             memory: ReaderMemory::of(1),
             max_image: MAX_IMAGE_BYTES,
@@ -110,6 +120,12 @@ impl<R: ReadAt> IndexedReader<R> {
         self.memory = memory.clone();
     }
 
+    /// From the next record on, gives pieces of one image that lie side by side, in the image as in the volume, as one
+    /// record, whose size and address need not be aligned.
+    pub fn join_pieces(&mut self) {
+        self.joins = true;
+    }
+
     /// The file header.
     pub fn header(&self) -> &WdiffFileHeader {
         &self.header
@@ -125,6 +141,26 @@ impl<R: ReadAt> IndexedReader<R> {
         if let Some(record) = self.upcoming.take() {
             return Ok(Some(record));
         }
+        let first = match self.behind.take() {
+            Some(record) => Some(record),
+            None => self.decode_next()?,
+        };
+        let Some(mut joined) = first.filter(|_| self.joins) else {
+            return Ok(first);
+        };
+        while let Some(record) = self.decode_next()? {
+            if !continues(&joined, &record) {
+                self.behind = Some(record);
+                break;
+            }
+            // At most the size of the image, in which both lie.
+            joined.blocks.0 += record.blocks.0;
+        }
+        Ok(Some(joined))
+    }
+
+    /// The next index record as it is stored.
+    fn decode_next(&mut self) -> Result<Option<IndexRecord>, ReadWdiffError> {
         let total = u64::from(self.index.n_records);
         if self.next == total {
             return Ok(None);
@@ -178,7 +214,7 @@ impl<R: ReadAt> IndexedReader<R> {
 
     fn image(&mut self, record: &IndexRecord) -> Result<Arc<Image>, ReadWdiffError> {
         self.kept.retain(|kept| kept.until > record.address);
-        if let Some(kept) = self.kept.iter().find(|kept| kept.is_of(record)) {
+        if let Some(kept) = self.kept.iter().find(|kept| share_image(&kept.record, record)) {
             return Ok(Arc::clone(&kept.image));
         }
         let mut stored = vec![0; record.data_size as usize];
