@@ -27,6 +27,15 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// The queue itself is not bounded: a front-end bounds the bytes it has in flight.
     fn submit(&self, request: IoRequest);
 
+    /// Queues requests in their order, as [`BlockDevice::submit`] does one by one, and may do the work on the calling thread
+    /// before it returns. For a caller that may wait for a disk, with all the requests it has at present: that spares two
+    /// changes of threads. Callbacks run on the calling thread or on others; it returns without waiting for other requests.
+    fn submit_here(&self, requests: Vec<IoRequest>) {
+        for request in requests {
+            self.submit(request);
+        }
+    }
+
     /// What a checked range holds, from its start on, as far as that is cheaply known; anything may be called data. At least
     /// one extent, at most `most`; together they may be shorter than the range. Quick enough to be called for every request.
     fn allocation(&self, _offset: u64, len: u64, _most: usize) -> Result<Vec<Extent>, IoErrno> {

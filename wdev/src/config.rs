@@ -46,6 +46,52 @@ pub enum IoEngine {
     Threads,
 }
 
+/// Whether the log goes past the page cache. Stored as `"auto"`, `true` or `false`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredLogDirect", into = "StoredLogDirect")]
+pub enum LogDirect {
+    /// Past it where flushes are frequent, through it where there are none.
+    #[default]
+    Auto,
+    /// Always past it.
+    Always,
+    /// Always through it.
+    Never,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredLogDirect {
+    Fixed(bool),
+    Named(LogDirectName),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum LogDirectName {
+    Auto,
+}
+
+impl From<StoredLogDirect> for LogDirect {
+    fn from(stored: StoredLogDirect) -> Self {
+        match stored {
+            StoredLogDirect::Fixed(true) => Self::Always,
+            StoredLogDirect::Fixed(false) => Self::Never,
+            StoredLogDirect::Named(LogDirectName::Auto) => Self::Auto,
+        }
+    }
+}
+
+impl From<LogDirect> for StoredLogDirect {
+    fn from(value: LogDirect) -> Self {
+        match value {
+            LogDirect::Always => Self::Fixed(true),
+            LogDirect::Never => Self::Fixed(false),
+            LogDirect::Auto => Self::Named(LogDirectName::Auto),
+        }
+    }
+}
+
 /// What happens when the ring is full of log that was not released.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -83,7 +129,9 @@ pub struct Limits {
     /// How reads and writes that can be done at once are done.
     pub io: IoEngine,
     /// The log past the page cache, where the log device takes that.
-    pub log_direct: bool,
+    pub log_direct: LogDirect,
+    /// With [`LogDirect::Auto`]: requests without a flush after which the log goes through the page cache.
+    pub log_cached_after: u32,
     /// The data past the page cache, where the data device takes that.
     pub data_direct: bool,
     /// Data in the page cache that may be waiting to be written out, where they go through it; 0: as the kernel likes.
@@ -105,12 +153,43 @@ impl Default for Limits {
             log_tail_mib: 16,
             logpack_max_kib: 1024,
             io: IoEngine::Auto,
-            log_direct: true,
+            log_direct: LogDirect::Auto,
+            log_cached_after: 128,
             data_direct: false,
             data_dirty_max_mib: 32,
             on_ring_full: OnRingFull::GoOn,
             thread_idle_ms: 10_000,
             nbd_clients: 64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_of_the_log_is_stored_as_auto_true_or_false_and_read_back() {
+        for (stored, log_direct) in [
+            ("log_direct = \"auto\"", LogDirect::Auto),
+            ("log_direct = true", LogDirect::Always),
+            ("log_direct = false", LogDirect::Never),
+            ("", LogDirect::Auto),
+        ] {
+            let limits: Limits = toml::from_str(stored).unwrap();
+            let expected = Limits {
+                log_direct,
+                ..Limits::default()
+            };
+            assert_eq!(limits, expected);
+            let text = toml::to_string(&limits).unwrap();
+            assert!(text.contains(stored), "{text}");
+            assert_eq!(toml::from_str::<Limits>(&text).unwrap(), expected);
+            let json = serde_json::to_string(&limits).unwrap();
+            assert_eq!(serde_json::from_str::<Limits>(&json).unwrap(), expected);
+        }
+        for bad in ["log_direct = 1", "log_direct = \"maybe\""] {
+            toml::from_str::<Limits>(bad).unwrap_err();
         }
     }
 }

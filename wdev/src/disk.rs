@@ -203,8 +203,12 @@ impl Disk {
     }
 
     fn write_some(&self, pieces: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        Self::uninterrupted(|| self.medium.write_at(pieces, offset))
+    }
+
+    fn uninterrupted(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         loop {
-            match self.medium.write_at(pieces, offset) {
+            match write() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -212,10 +216,28 @@ impl Disk {
     }
 
     /// Writes the pieces one after another from `offset` on, in as few calls as the kernel takes.
-    pub fn write_gathered(&self, pieces: &[Bytes], mut offset: u64) -> io::Result<()> {
+    pub fn write_gathered(&self, pieces: &[Bytes], offset: u64) -> io::Result<()> {
+        self.gather(pieces, offset, |slices, offset| {
+            self.medium.write_at(slices, offset)
+        })
+    }
+
+    /// The same through the page cache, also after [`Disk::go_direct`]. An error of the disk then shows at the next sync.
+    pub fn write_gathered_cached(&self, pieces: &[Bytes], offset: u64) -> io::Result<()> {
+        self.gather(pieces, offset, |slices, offset| {
+            self.medium.write_cached_at(slices, offset)
+        })
+    }
+
+    fn gather(
+        &self,
+        pieces: &[Bytes],
+        mut offset: u64,
+        write: impl Fn(&[io::IoSlice<'_>], u64) -> io::Result<usize>,
+    ) -> io::Result<()> {
         for group in pieces.chunks(GATHER_MAX) {
             let slices: Vec<_> = group.iter().map(|p| io::IoSlice::new(p)).collect();
-            let written = self.write_some(&slices, offset)?;
+            let written = Self::uninterrupted(|| write(&slices, offset))?;
             self.write_rest(group, offset, written)?;
             offset += group.iter().map(|p| p.len() as u64).sum::<u64>();
         }
@@ -323,6 +345,11 @@ impl Disk {
         self.sync()?;
         self.medium.forget_cache();
         Ok(())
+    }
+
+    /// Drops what is cached of a range and not dirty. Advice only.
+    pub fn forget_cached(&self, offset: u64, len: u64) {
+        self.medium.forget_cached(offset, len);
     }
 
     /// Makes everything durable, and from now on reads and writes past the page cache, in units of `unit` bytes. An error

@@ -25,6 +25,7 @@ mod format;
 mod log_read;
 mod log_sync;
 mod log_tail;
+mod log_way;
 mod log_write;
 mod maintain;
 mod open;
@@ -32,6 +33,7 @@ mod overflow_mark;
 mod pending;
 mod plan;
 mod read;
+mod submit;
 mod threads;
 mod throttle;
 mod write_behind;
@@ -41,23 +43,24 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use walb_common::format::log_device::SuperSector;
 use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize, Uuid};
 
-use crate::block::{BlockDevice, DirtyExtent, Extent, IoErrno, IoOp, IoRequest};
+use crate::block::{BlockDevice, DirtyExtent, Extent, IoErrno, IoRequest};
 use crate::client::{DeviceStatus, Lsids, Refusal};
 use crate::config::Limits;
 use crate::disk::Disk;
 use changed::ChangedState;
 use dirty::Dirty;
 use log_tail::LogTail;
+use log_way::LogWay;
 use overflow_mark::OverflowMark;
 use pending::Pending;
-use plan::{Change, Item, Layout};
+use plan::{Item, Layout};
 use threads::Bell;
 use throttle::Throttle;
 
@@ -134,6 +137,7 @@ struct State {
     epoch: u64,
     pending: Pending,
     tail: LogTail,
+    log_way: LogWay,
     changed: ChangedState,
     throttle: Throttle,
     overflow: bool,
@@ -148,8 +152,14 @@ struct State {
     /// The log writer keeps a large request of which only a part is logged.
     part_logged: bool,
     syncer_busy: bool,
+    /// Since when there is log that no sync has been begun for.
+    unsynced_since: Option<Instant>,
+    /// The log syncer waits for the interval to be over, and then looks by itself.
+    syncer_timing: bool,
     behind_busy: bool,
     sync_wanted: bool,
+    /// Threads of callers that are at work in here.
+    callers_at_work: u32,
     /// Requests to complete once everything below is permanent.
     flushes: Vec<(Lsid, crate::block::Done)>,
     /// `(written, needs)`: `written` may be published once everything below `needs` is permanent.
@@ -225,15 +235,12 @@ impl Shared {
     }
 }
 
-fn wait<'a>(condvar: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    condvar.wait(state).unwrap_or_else(PoisonError::into_inner)
+fn wait<'a>(bell: &Bell, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    bell.wait(state)
 }
 
-fn wait_for<'a>(condvar: &Condvar, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
-    condvar
-        .wait_timeout(state, limit)
-        .unwrap_or_else(PoisonError::into_inner)
-        .0
+fn wait_for<'a>(bell: &Bell, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
+    bell.wait_for(state, limit).0
 }
 
 impl Engine {
@@ -330,11 +337,11 @@ impl Engine {
             done(Err(IoErrno::ESHUTDOWN));
         }
         let mut state = self.shared.lock();
-        while self.shared.threads() > 0 {
+        while self.shared.threads() > 0 || state.callers_at_work > 0 {
             state = wait(&self.shared.moved, state);
         }
         drop(state);
-        // A request that the log writer finished meanwhile can have come to wait for a sync that is not done any more.
+        // A request that was logged meanwhile can have come to wait for a sync that is not done any more.
         let late = std::mem::take(&mut self.shared.lock().flushes);
         for (_, done) in late {
             done(Err(IoErrno::ESHUTDOWN));
@@ -375,67 +382,11 @@ impl BlockDevice for Engine {
         self.shared.dirty(offset, len, most)
     }
 
-    fn submit(&self, IoRequest { op, done }: IoRequest) {
-        if let Err(errno) = op.check(self.size()) {
-            return done(Err(errno));
-        }
-        let blocks = |bytes: u64| Lb(bytes / LB_SIZE);
-        let (change, sync) = match op {
-            IoOp::Read { offset, len } => {
-                let mut state = self.shared.lock();
-                if state.stopping != Stopping::No {
-                    drop(state);
-                    return done(Err(IoErrno::ESHUTDOWN));
-                }
-                state.reads.push_back(ReadItem { offset, len, done });
-                self.shared.reader.notify_one();
-                if state.reads.len() > 1 {
-                    // Those who have been woken are not there yet, or busy.
-                    self.shared.reader.call_another();
-                }
-                return;
-            }
-            IoOp::Write { offset, data, fua } => (
-                Change::Write {
-                    at: blocks(offset),
-                    data,
-                },
-                fua,
-            ),
-            IoOp::Discard { offset, len, fua } => (
-                Change::Discard {
-                    at: blocks(offset),
-                    len: blocks(len),
-                },
-                fua,
-            ),
-            // Logged as data: archives may be set to ignore discards, and these zeros must reach them.
-            IoOp::WriteZeroes {
-                offset,
-                len,
-                fua,
-                no_hole,
-            } => (
-                Change::Zeros {
-                    at: blocks(offset),
-                    len: blocks(len),
-                    allocate: no_hole,
-                },
-                fua,
-            ),
-            IoOp::Flush => (Change::Flush, true),
-        };
-        let mut state = self.shared.lock();
-        let refused = match (&state.failed, state.stopping) {
-            (Some(_), _) => Some(IoErrno::EIO),
-            (None, Stopping::No) => None,
-            (None, _) => Some(IoErrno::ESHUTDOWN),
-        };
-        if let Some(errno) = refused {
-            drop(state);
-            return done(Err(errno));
-        }
-        state.queue.push_back(Item { change, sync, done });
-        self.shared.writer.notify_one();
+    fn submit(&self, request: IoRequest) {
+        self.shared.submit(request);
+    }
+
+    fn submit_here(&self, requests: Vec<IoRequest>) {
+        self.shared.submit_here(requests);
     }
 }

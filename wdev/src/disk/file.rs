@@ -1,8 +1,8 @@
 //! A file or block device as a medium: through the page cache, or past it.
 //!
 //! Past it means every read and write: no copy is kept that could be stale. The exceptions are what direct IO cannot do
-//! (a write of half a block of the device); those go through the page cache, and the kernel keeps both in step: a direct
-//! write first writes out what is dirty in its range and drops it afterwards, a direct read writes it out. Syncs are always
+//! (a write of half a block of the device), and what is asked to go through the page cache; the kernel keeps both in step: a
+//! direct write first writes out what is dirty in its range and drops it afterwards, a direct read writes it out. Syncs are always
 //! asked of the same descriptor, since the kernel tells each descriptor once of a write that was lost.
 
 use std::fs::{File, OpenOptions};
@@ -264,6 +264,10 @@ impl Medium for FileMedium {
         }
     }
 
+    fn write_cached_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        Ok(rustix::io::pwritev(&self.file, pieces, offset)?)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -279,6 +283,13 @@ impl Medium for FileMedium {
     fn forget_cache(&self) {
         // Where the advice is not taken, nothing worse than before happens.
         let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+
+    fn forget_cached(&self, offset: u64, len: u64) {
+        // No length would mean: up to the end.
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(len), rustix::fs::Advice::DontNeed);
+        }
     }
 
     fn go_direct(&self, unit: usize) -> io::Result<()> {

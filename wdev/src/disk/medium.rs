@@ -51,6 +51,11 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync {
     /// Writes the pieces one after another from `offset` on, or a part of them. Answers how many bytes.
     fn write_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
 
+    /// The same through the page cache, also after [`Medium::go_direct`].
+    fn write_cached_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        self.write_at(pieces, offset)
+    }
+
     /// Makes every write that returned before durable. Tells of a lost write once.
     fn sync_data(&self) -> io::Result<()>;
 
@@ -62,6 +67,9 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync {
 
     /// Drops what is cached and not dirty. Advice only.
     fn forget_cache(&self);
+
+    /// The same for a range.
+    fn forget_cached(&self, _offset: u64, _len: u64) {}
 
     /// From now on past the page cache, in units of `unit` bytes; an error if that cannot be. Everything written before must
     /// have been synced.

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use walb_common::disk::fault;
+use walb_common::types::Lsid;
 
+use super::log_way::Way;
 use super::plan::{Batch, Item, plan};
 use super::threads::{Leave, Patience};
 use super::throttle;
@@ -35,13 +37,18 @@ pub(super) fn run(shared: &Shared) -> Leave {
         let batch = plan(&mut taken, &layout, begin);
         write_batch(shared, batch);
         let mut state = shared.lock();
+        let wake_syncer = state.calls_syncer();
         state.writer_busy = false;
         state.part_logged = !taken.is_empty() && state.failed.is_none();
-        if state.failed.is_some() {
-            drop(state);
+        let failed = state.failed.is_some();
+        drop(state);
+        if failed {
             for item in taken.drain(..) {
                 (item.done)(Err(IoErrno::EIO));
             }
+        }
+        if wake_syncer {
+            shared.syncer.notify_one();
         }
         shared.moved.notify_all();
     };
@@ -73,11 +80,12 @@ fn next_work<'a>(
             state = wait_for(&shared.writer, state, left);
             continue;
         }
+        if state.writer_busy {
+            // A caller is at it.
+            state = wait(&shared.writer, state);
+            continue;
+        }
         if taken.is_empty() && state.queue.is_empty() {
-            if patience.over() {
-                // Whoever follows the log of a device at rest can read it from the log device.
-                state.tail.clear();
-            }
             state = shared.writer.rest(shared, state, patience).ok_or(Leave::Idle)?;
             continue;
         }
@@ -96,10 +104,17 @@ fn next_work<'a>(
     }
 }
 
-fn write_batch(shared: &Shared, batch: Batch) {
+/// Logs a batch and answers what needs no sync; true if that was any. Only for the one that has set `writer_busy`, who sees to
+/// it afterwards that the log is synced.
+pub(super) fn write_batch(shared: &Shared, batch: Batch) -> bool {
     let result = match wait_for_room(shared, &batch) {
         Ok(()) => store(shared, &batch),
-        Err(errno) => return batch.finished.into_iter().for_each(|f| (f.done)(Err(errno))),
+        Err(errno) => {
+            for f in batch.finished {
+                (f.done)(Err(errno));
+            }
+            return false;
+        }
     };
     let Batch {
         end, packs, finished, ..
@@ -110,7 +125,13 @@ fn write_batch(shared: &Shared, batch: Batch) {
             state,
             format!("write to the log device {}: {error}", shared.log.path()),
         );
-        return finished.into_iter().for_each(|f| (f.done)(Err(IoErrno::EIO)));
+        for f in finished {
+            (f.done)(Err(IoErrno::EIO));
+        }
+        return false;
+    }
+    if !packs.is_empty() {
+        state.unsynced_since.get_or_insert_with(Instant::now);
     }
     for pack in packs {
         for (at, len, fill) in &pack.changes {
@@ -134,8 +155,12 @@ fn write_batch(shared: &Shared, batch: Batch) {
     } else {
         Vec::new()
     };
+    let any = !acknowledged.is_empty();
+    let wake_syncer = any && state.calls_syncer();
     drop(state);
-    shared.syncer.notify_one();
+    if wake_syncer {
+        shared.syncer.notify_one();
+    }
     let result = if failed {
         Err(IoErrno::EIO)
     } else {
@@ -148,6 +173,7 @@ fn write_batch(shared: &Shared, batch: Batch) {
     for (_, done) in orphans {
         done(Err(IoErrno::EIO));
     }
+    any
 }
 
 /// Log not yet written behind, all of which pieces of the pending set may keep in memory.
@@ -155,10 +181,48 @@ fn held_max(pending_max: u64) -> u64 {
     pending_max.saturating_mul(4).max(2 * UNSYNCED_MAX_BYTES)
 }
 
+/// What keeps a batch from being logged at present.
+#[derive(Debug, Clone, Copy, Default)]
+struct Obstacles {
+    pending: bool,
+    unsynced: bool,
+    held: bool,
+    ring: bool,
+    changed_file: bool,
+}
+
+impl Obstacles {
+    /// For log up to `end` that costs the pending set `bytes`.
+    fn of(shared: &Shared, state: &State, end: Lsid, bytes: u64) -> Self {
+        let pending_max = u64::from(shared.limits.pending_max_mib) << 20;
+        let pb = shared.pbs.bytes() as u64;
+        let lsids = state.lsids;
+        let unsynced = (end.0 - lsids.permanent.0) * pb;
+        // A piece keeps the whole pack it came in: rewriting the same few blocks, with one stray block in each pack, would
+        // otherwise keep all the log since the last written one in memory, and count as next to nothing.
+        let held = (end.0 - lsids.written.0) * pb;
+        Self {
+            pending: !state.pending.is_empty() && state.pending.bytes() + bytes > pending_max,
+            unsynced: unsynced > UNSYNCED_MAX_BYTES && lsids.permanent < lsids.completed,
+            held: held > held_max(pending_max) && lsids.written < lsids.completed,
+            // Log that redo would need is never overwritten.
+            ring: end.0 - lsids.prev_written.0 > state.layout.ring.size(),
+            changed_file: state.outruns_the_file(end),
+        }
+    }
+
+    fn any(self) -> bool {
+        self.pending || self.unsynced || self.held || self.ring || self.changed_file
+    }
+}
+
+/// Whether log up to `end` that costs the pending set `bytes` can be written now, without waiting.
+pub(super) fn has_room(shared: &Shared, state: &State, end: Lsid, bytes: u64) -> bool {
+    !Obstacles::of(shared, state, end, bytes).any()
+}
+
 /// Waits until the pending set, the unsynced log and the ring have room, then claims the lsids.
 fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
-    let pending_max = u64::from(shared.limits.pending_max_mib) << 20;
-    let pb = shared.pbs.bytes() as u64;
     let mut state = shared.lock();
     loop {
         if state.failed.is_some() {
@@ -167,33 +231,24 @@ fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
         if state.stopping == Stopping::Now {
             return Err(IoErrno::ESHUTDOWN);
         }
-        let ring = state.layout.ring.size();
+        let obstacles = Obstacles::of(shared, &state, batch.end, batch.bytes());
         let lsids = state.lsids;
-        let pending_full = !state.pending.is_empty() && state.pending.bytes() + batch.bytes() > pending_max;
-        let unsynced = (batch.end.0 - lsids.permanent.0) * pb;
-        let unsynced_full = unsynced > UNSYNCED_MAX_BYTES && lsids.permanent < lsids.completed;
+        let unsynced = (batch.end.0 - lsids.permanent.0) * shared.pbs.bytes() as u64;
         if unsynced > UNSYNCED_MAX_BYTES / 4 && lsids.permanent < lsids.completed {
             // Asked for early: the sync then takes less time, and write-behind gets its data in small portions.
             state.sync_wanted = true;
             shared.syncer.notify_one();
         }
-        // A piece keeps the whole pack it came in: rewriting the same few blocks, with one stray block in each pack, would
-        // otherwise keep all the log since the last written one in memory, and count as next to nothing.
-        let held = (batch.end.0 - lsids.written.0) * pb;
-        let held_full = held > held_max(pending_max) && lsids.written < lsids.completed;
-        // Log that redo would need is never overwritten.
-        let ring_full = batch.end.0 - lsids.prev_written.0 > ring;
-        if batch.end.0 - lsids.prev_written.0 > ring / 2 {
+        if batch.end.0 - lsids.prev_written.0 > state.layout.ring.size() / 2 {
             // Asked for early, so that writers seldom have to wait for it.
             state.checkpoint_target = state.checkpoint_target.max(lsids.completed);
             shared.checkpointer.notify_one();
         }
-        let outruns_the_file = state.outruns_the_file(batch.end);
-        state.changed.kept.wanted |= outruns_the_file;
+        state.changed.kept.wanted |= obstacles.changed_file;
         if state.keep_due() {
             shared.checkpointer.notify_one();
         }
-        if !(pending_full || held_full || unsynced_full || ring_full || outruns_the_file) {
+        if !obstacles.any() {
             break;
         }
         if lsids.permanent < lsids.completed {
@@ -219,9 +274,21 @@ fn wait_for_room(shared: &Shared, batch: &Batch) -> Result<(), IoErrno> {
 /// One gathered write, or two where the ring wraps.
 fn store(shared: &Shared, batch: &Batch) -> io::Result<()> {
     if batch.packs.is_empty() {
+        if !batch.finished.is_empty() {
+            shared.lock().log_way.flush_seen();
+        }
         return Ok(());
     }
-    let ring = shared.lock().layout.ring;
+    let (ring, way) = {
+        let mut state = shared.lock();
+        let flush = !state.flushes.is_empty() || batch.finished.iter().any(|f| f.sync);
+        let range = (batch.begin, batch.end);
+        let way = state
+            .log_way
+            .choose(range, batch.bytes(), batch.finished.len(), flush);
+        state.sync_wanted |= state.log_way.is_full();
+        (state.layout.ring, way)
+    };
     fault::point("wdev.log.before_write")?;
     let mut pieces: Vec<Bytes> = batch.packs.iter().map(|p| p.bytes.clone()).collect();
     for (position, length) in ring.extents(batch.begin, batch.end.0 - batch.begin.0) {
@@ -237,7 +304,10 @@ fn store(shared: &Shared, batch: &Batch) -> io::Result<()> {
                 left = 0;
             }
         }
-        shared.log.write_gathered(&here, position)?;
+        match way {
+            Way::Direct => shared.log.write_gathered(&here, position)?,
+            Way::Cached => shared.log.write_gathered_cached(&here, position)?,
+        }
         // Between the two halves of a wrapped batch: a crash here leaves a torn tail, none of it acknowledged.
         fault::point("wdev.log.part_written")?;
     }

@@ -209,6 +209,7 @@ impl Engine {
         state.lsids = Lsids::default();
         state.checkpoint_target = Lsid(0);
         state.tail.clear();
+        state.log_way.reset();
         state.written_next.clear();
         state.overflow = false;
         state.log_floor = Lsid(0);

@@ -28,6 +28,7 @@ use walb_common::types::{LB_SIZE, Lb, Lsid, PhysicalBlockSize};
 use super::changed::{self, ChangedFile, ChangedState};
 use super::dirty::Dirty;
 use super::log_tail::LogTail;
+use super::log_way::LogWay;
 use super::overflow_mark::OverflowMark;
 use super::pending::Pending;
 use super::plan::Layout;
@@ -35,7 +36,7 @@ use super::threads::{self, Bell, Work};
 use super::throttle::Throttle;
 use super::{Engine, Freeze, Shared, State, Stopping, UNSYNCED_MAX_BYTES};
 use crate::client::Lsids;
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, LogDirect};
 use crate::disk::{Disk, OpenDiskError};
 
 /// How far behind the end of the log packs can have been in flight: ours are bounded, the kernel driver's are by its limits.
@@ -151,7 +152,7 @@ impl Engine {
             })?;
         }
         // Redo reads and writes small pieces one after the other, which the page cache does better; it ends with everything synced.
-        let log_direct = config.limits.log_direct && past_page_cache(&log, sector.pbs())?;
+        let log_direct = config.limits.log_direct != LogDirect::Never && past_page_cache(&log, sector.pbs())?;
         // A write of less than a block of the device goes through the page cache, so a guest may still write any 512 bytes.
         let data_direct = config.limits.data_direct && past_page_cache(&data, PhysicalBlockSize::B4096)?;
         tracing::info!(device = %config.name, oldest = %sector.oldest(), latest = %end, overflow, io = data.io(), log_direct, data_direct, "open");
@@ -369,6 +370,7 @@ fn shared(
         lsids,
         epoch: 0,
         pending: Pending::default(),
+        log_way: LogWay::new(&limits, sector.pbs()),
         tail: LogTail::new((limits.log_tail_mib as usize) << 20),
         changed,
         throttle: Throttle {
@@ -384,6 +386,9 @@ fn shared(
         writer_busy: false,
         part_logged: false,
         syncer_busy: false,
+        unsynced_since: None,
+        syncer_timing: false,
+        callers_at_work: 0,
         behind_busy: false,
         sync_wanted: false,
         flushes: Vec::new(),

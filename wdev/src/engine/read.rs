@@ -41,7 +41,7 @@ pub(super) fn run(shared: &Shared) -> Leave {
 
 impl Shared {
     /// Reads checked ranges and answers each as soon as it is there.
-    fn read_many(&self, items: Vec<ReadItem>) {
+    pub(super) fn read_many(&self, items: Vec<ReadItem>) {
         let (mut below, mut waiting) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
         for ReadItem { offset, len, done } in items {
             // Pending first: a piece leaves the set only when it is on the data device, so what is not here is there.

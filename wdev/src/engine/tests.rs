@@ -12,17 +12,18 @@ mod log;
 mod model;
 mod power_loss;
 mod stop;
+mod submit;
 mod throttle;
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use walb_common::types::{LB_SIZE, PhysicalBlockSize};
 
 use super::{Engine, format_log_device};
-use crate::block::{IoErrno, IoOp, submit_and_wait};
+use crate::block::{BlockDevice, IoErrno, IoOp, IoRequest, submit_and_wait};
 use crate::config::{DeviceConfig, Limits};
 
 /// A device in a directory of its own.
@@ -87,12 +88,39 @@ pub(super) fn write(engine: &Engine, at_lb: u64, data: Vec<u8>) -> Result<(), Io
     submit_and_wait(engine, op).map(drop)
 }
 
+/// The same, by this thread if it may.
+pub(super) fn write_here(engine: &Engine, at_lb: u64, data: Vec<u8>) -> Result<(), IoErrno> {
+    let op = IoOp::Write {
+        offset: at_lb * LB_SIZE,
+        data: Bytes::from(data),
+        fua: false,
+    };
+    here(engine, vec![op]).remove(0).map(drop)
+}
+
+/// Submits all of them together, to be done by this thread if it may, and waits.
+pub(super) fn here(engine: &Engine, ops: Vec<IoOp>) -> Vec<Result<Bytes, IoErrno>> {
+    let (sender, receiver) = mpsc::channel();
+    let request = |(index, op)| {
+        let sender = sender.clone();
+        let done = Box::new(move |result| sender.send((index, result)).unwrap());
+        IoRequest { op, done }
+    };
+    let count = ops.len();
+    engine.submit_here(ops.into_iter().enumerate().map(request).collect());
+    let mut results = vec![Err(IoErrno::EIO); count];
+    for _ in 0..count {
+        let (index, result): (usize, _) = receiver.recv().unwrap();
+        results[index] = result;
+    }
+    results
+}
+
 pub(super) fn flush(engine: &Engine) {
     submit_and_wait(engine, IoOp::Flush).unwrap();
 }
 
 pub(super) fn read_all(engine: &Engine) -> Vec<u8> {
-    use crate::block::BlockDevice;
     let len = u32::try_from(engine.size()).unwrap();
     submit_and_wait(engine, IoOp::Read { offset: 0, len })
         .unwrap()

@@ -81,19 +81,14 @@ impl Patience {
 #[derive(Debug)]
 pub(super) struct Bell {
     condvar: Condvar,
+    /// Those who wait, for work or for anything else. Counted under the lock of the state, under which whoever rings has changed
+    /// it: so where none is counted nobody misses it, and the system need not be asked to wake anybody.
+    waiting: AtomicUsize,
     work: Option<(Work, Weak<Shared>)>,
     /// Threads that are there or about to be.
     running: AtomicUsize,
     /// Of these, those that wait for work.
     idle: AtomicUsize,
-}
-
-impl std::ops::Deref for Bell {
-    type Target = Condvar;
-
-    fn deref(&self) -> &Condvar {
-        &self.condvar
-    }
 }
 
 impl Bell {
@@ -108,6 +103,7 @@ impl Bell {
     pub fn plain() -> Self {
         Self {
             condvar: Condvar::new(),
+            waiting: AtomicUsize::new(0),
             work: None,
             running: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
@@ -116,19 +112,58 @@ impl Bell {
 
     /// There is work, or one who waits should look again.
     pub fn notify_one(&self) {
-        self.condvar.notify_one();
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.condvar.notify_one();
+        }
         self.call();
     }
 
     /// There is work, and all who wait should look again.
     pub fn notify_all(&self) {
-        self.condvar.notify_all();
+        self.nudge();
         self.call();
     }
 
     /// Those who are there look again; nobody is called.
     pub fn nudge(&self) {
-        self.condvar.notify_all();
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.condvar.notify_all();
+        }
+    }
+
+    /// The same, if any of them waits for something else than work.
+    pub fn nudge_busy(&self) {
+        if self.waiting.load(Ordering::Acquire) > self.idle.load(Ordering::Acquire) {
+            self.condvar.notify_all();
+        }
+    }
+
+    /// Nobody is there who is at work and will look by itself.
+    pub fn is_at_rest(&self) -> bool {
+        self.idle.load(Ordering::Acquire) > 0 || self.running() == 0
+    }
+
+    /// Waits until it is rung.
+    pub fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let state = self.condvar.wait(state).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        state
+    }
+
+    /// The same, at most `limit`; true if that is over.
+    pub fn wait_for<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        limit: Duration,
+    ) -> (MutexGuard<'a, State>, bool) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let (state, waited) = self
+            .condvar
+            .wait_timeout(state, limit)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        (state, waited.timed_out())
     }
 
     fn call(&self) {
@@ -172,12 +207,9 @@ impl Bell {
         }
         let limit = Duration::from_millis(shared.limits.thread_idle_ms.into());
         self.idle.fetch_add(1, Ordering::AcqRel);
-        let (state, waited) = self
-            .condvar
-            .wait_timeout(state, limit)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (state, over) = self.wait_for(state, limit);
         self.idle.fetch_sub(1, Ordering::AcqRel);
-        patience.over = waited.timed_out();
+        patience.over = over;
         Some(state)
     }
 
@@ -245,7 +277,7 @@ fn start(shared: &Arc<Shared>, work: Work) -> io::Result<()> {
             counted: true,
         };
         present.counted = work.body()(&shared) == Leave::Stopped;
-        let ended = !present.counted && work == Work::LogWrite;
+        let ended = !present.counted && work == Work::LogSync;
         drop(present);
         if ended {
             // The log's tail has gone, too.
@@ -284,12 +316,14 @@ pub(super) fn prepare() -> io::Result<()> {
         .spawn(move || {
             for (shared, work) in wanted {
                 while let Some(shared) = shared.upgrade() {
-                    if shared.lock().stopping == Stopping::Now {
+                    let state = shared.lock();
+                    if state.stopping == Stopping::Now {
                         // Nobody is needed any more, and somebody waits until all are gone.
                         shared.bell(work).count_out();
                         shared.moved.nudge();
                         break;
                     }
+                    drop(state);
                     if start(&shared, work).is_ok() {
                         break;
                     }

@@ -11,8 +11,8 @@ use super::transmission::{TransmissionError, serve_requests};
 use super::transport::Transport;
 use super::window::{Window, WindowLimits};
 
-/// Buffer of a connection's reader: several small writes arrive in one system call.
-const READ_BUFFER: usize = 64 << 10;
+/// Buffer of a connection's reader: all that has arrived while the last requests were under way comes in one system call.
+const READ_BUFFER: usize = 256 << 10;
 
 /// Why a connection was closed before the client left.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! A whole conversation with a client that is just bytes, without threads or sockets: for fuzzing.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Exports;
@@ -71,7 +71,7 @@ pub fn converse(mut input: &[u8], exports: &Exports) -> (Vec<u8>, Option<Transmi
     };
     let window = Window::new(limits, taken.clone());
     // How it ends is of no interest here.
-    let _ = serve_requests(&mut input, &agreed, &window);
+    let _ = serve_requests(&mut BufReader::new(input), &agreed, &window);
     let answers = std::mem::take(&mut *taken.0.lock().unwrap_or_else(PoisonError::into_inner));
     let structured = agreed.structured;
     (

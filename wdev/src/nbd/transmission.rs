@@ -1,6 +1,6 @@
 //! The second phase of a connection: requests in, answers out, many at a time and in any order.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,13 +44,54 @@ const SKIPPED_MAX: u32 = 2 * MAX_PAYLOAD;
 const ZEROES_AT_ONCE: u64 = 4 << 20;
 
 /// Reads requests and submits them until the client leaves. Answers go through `window`.
-pub fn serve_requests(
-    input: &mut dyn Read,
+///
+/// What has arrived is submitted together, and this thread may do it by itself: until it is back, nothing more is read, and
+/// what comes meanwhile is the next batch.
+pub fn serve_requests<R: Read>(
+    input: &mut BufReader<R>,
     agreed: &Agreed,
     window: &Arc<Window>,
 ) -> Result<(), TransmissionError> {
-    let export = &agreed.export;
-    while let Some(request) = next_request(input)? {
+    let mut arrived = Arrived {
+        requests: Vec::new(),
+        export: &agreed.export,
+        window,
+    };
+    let served = take_requests(input, agreed, &mut arrived);
+    // Whatever was wrong with the request after them.
+    arrived.submit();
+    served
+}
+
+/// Claimed requests that the device does not have yet.
+struct Arrived<'a> {
+    requests: Vec<IoRequest>,
+    export: &'a Export,
+    window: &'a Arc<Window>,
+}
+
+impl Arrived<'_> {
+    fn submit(&mut self) {
+        if !self.requests.is_empty() {
+            let requests = std::mem::take(&mut self.requests);
+            self.window.gather(|| self.export.device().submit_here(requests));
+        }
+    }
+}
+
+fn take_requests<R: Read>(
+    input: &mut BufReader<R>,
+    agreed: &Agreed,
+    arrived: &mut Arrived<'_>,
+) -> Result<(), TransmissionError> {
+    let (export, window) = (&agreed.export, arrived.window);
+    loop {
+        if !next_is_here(input) {
+            arrived.submit();
+        }
+        let Some(request) = next_request(input)? else {
+            return Ok(());
+        };
         let carried = if request.kind == cmd::WRITE {
             request.length
         } else {
@@ -64,6 +105,10 @@ pub fn serve_requests(
             cmd::WRITE | cmd::READ => u64::from(request.length.min(MAX_PAYLOAD)),
             _ => 0,
         };
+        if !window.has_room(cost) {
+            // The room may be that of requests which have to be submitted first.
+            arrived.submit();
+        }
         if !window.claim(cost) {
             return Ok(()); // the writer has reported why
         }
@@ -84,7 +129,7 @@ pub fn serve_requests(
             Ok(Work::Submit(op)) => {
                 let done =
                     Box::new(move |result: Result<Bytes, IoErrno>| answer.send(result.map_err(to_errno)));
-                submit(export, IoRequest { op, done });
+                arrived.requests.push(in_pieces(export, IoRequest { op, done }));
             }
             Ok(Work::Nothing) => answer.send(Ok(Bytes::new())),
             Ok(Work::BlockStatus) => {
@@ -98,11 +143,21 @@ pub fn serve_requests(
             Err(errno) => answer.send(Err(errno)),
         }
     }
-    Ok(())
+}
+
+/// Whether all of the next request has been read from the connection, or so much that it is refused: taking it does not wait.
+fn next_is_here<R: Read>(input: &BufReader<R>) -> bool {
+    let Some((head, rest)) = input.buffer().split_first_chunk::<REQUEST_BYTES>() else {
+        return false;
+    };
+    match Request::decode(head) {
+        Ok(request) if request.kind == cmd::WRITE => rest.len() >= request.length as usize,
+        Ok(_) | Err(_) => true,
+    }
 }
 
 /// The payload of a write. More than is allowed is read past, and comes back empty.
-fn take_payload(input: &mut dyn Read, length: u32) -> io::Result<Bytes> {
+fn take_payload(input: &mut impl Read, length: u32) -> io::Result<Bytes> {
     if length > MAX_PAYLOAD {
         let skipped = io::copy(&mut Read::take(input, length.into()), &mut io::sink())?;
         return if skipped == u64::from(length) {
@@ -116,9 +171,9 @@ fn take_payload(input: &mut dyn Read, length: u32) -> io::Result<Bytes> {
     Ok(payload.into())
 }
 
-/// Submits a request, a long one of zeroes piece by piece. The last piece alone needs to be durable for all to be: the
-/// log is in order.
-fn submit(export: &Arc<Export>, request: IoRequest) {
+/// The request itself, or the first piece of a long one of zeroes, which submits the others one after the other. The last
+/// piece alone needs to be durable for all to be: the log is in order.
+fn in_pieces(export: &Arc<Export>, request: IoRequest) -> IoRequest {
     let IoRequest { op, done } = request;
     match op {
         IoOp::WriteZeroes {
@@ -136,15 +191,18 @@ fn submit(export: &Arc<Export>, request: IoRequest) {
             let rest = piece(offset + ZEROES_AT_ONCE, len - ZEROES_AT_ONCE, fua);
             let export_of_rest = export.clone();
             let next = Box::new(move |result: Result<Bytes, IoErrno>| match result {
-                Ok(_) => submit(&export_of_rest, IoRequest { op: rest, done }),
+                Ok(_) => {
+                    let rest = in_pieces(&export_of_rest, IoRequest { op: rest, done });
+                    export_of_rest.device().submit(rest);
+                }
                 Err(errno) => done(Err(errno)),
             });
-            export.device().submit(IoRequest {
+            IoRequest {
                 op: piece(offset, ZEROES_AT_ONCE, false),
                 done: next,
-            });
+            }
         }
-        op => export.device().submit(IoRequest { op, done }),
+        op => IoRequest { op, done },
     }
 }
 
@@ -188,7 +246,7 @@ impl Answer {
 }
 
 /// The next request; `None` when the client has left, with or without saying so, between two requests.
-fn next_request(input: &mut dyn Read) -> Result<Option<Request>, TransmissionError> {
+fn next_request(input: &mut impl Read) -> Result<Option<Request>, TransmissionError> {
     let mut raw = [0; REQUEST_BYTES];
     let mut filled = 0;
     while filled < raw.len() {

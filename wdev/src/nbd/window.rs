@@ -6,13 +6,15 @@
 //!            +------------------- room is given back when the answer has left
 //! ```
 //!
-//! Answers come from the device's threads, which must never wait for a client: they only push here. Since a request's
-//! room (its payload or the data it asked for) returns only when its answer has been written, a client that does not
-//! read fills its own window, then its connection is not read any more; nothing else notices.
+//! Answers come from the device's threads, which must never wait for a client: they only push here. What the reader's own
+//! thread answers, because it does the device's work itself, is gathered and leaves in one call ([`Window::gather`]). Since
+//! a request's room (its payload or the data it asked for) returns only when its answer has been written, a client that does
+//! not read fills its own window, then its connection is not read any more; nothing else notices.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use bytes::Bytes;
 
@@ -118,15 +120,24 @@ struct State {
     requests: usize,
     bytes: u64,
     queue: VecDeque<Reply>,
-    /// Bytes of the queue's first answer that have been written.
+    /// Bytes of the queue's first answers that have been written; less than a batch of them.
     sent: usize,
     /// Somebody is writing to the socket; nobody else may.
     writing: bool,
+    /// The thread that will write what it answers by itself.
+    gathering: Option<ThreadId>,
     reader_waits: bool,
     /// No more requests come.
     no_more: bool,
     /// Answers cannot be delivered any more; they are dropped.
     broken: bool,
+}
+
+impl State {
+    fn fits(&self, limits: &WindowLimits, cost: u64) -> bool {
+        let room = self.requests < limits.requests && self.bytes.saturating_add(cost) <= limits.bytes;
+        room || self.requests == 0
+    }
 }
 
 /// See the module.
@@ -163,9 +174,7 @@ impl Window {
             if state.broken {
                 return false;
             }
-            let fits = state.requests < self.limits.requests
-                && state.bytes.saturating_add(cost) <= self.limits.bytes;
-            if fits || state.requests == 0 {
+            if state.fits(&self.limits, cost) {
                 state.requests += 1;
                 state.bytes += cost;
                 return true;
@@ -174,6 +183,12 @@ impl Window {
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.reader_waits = false;
         }
+    }
+
+    /// Whether a request of `cost` bytes would not have to wait.
+    pub fn has_room(&self, cost: u64) -> bool {
+        let state = self.lock();
+        state.broken || state.fits(&self.limits, cost)
     }
 
     /// Gives back the room of a request that will have no answer.
@@ -198,37 +213,74 @@ impl Window {
         if state.broken {
             return self.release(&mut state, 1, reply.cost);
         }
+        if state
+            .gathering
+            .is_some_and(|reader| reader == thread::current().id())
+        {
+            state.queue.push_back(reply);
+            return;
+        }
         // The only request in flight: nothing to batch with, and handing it to the writer would cost a switch of
         // threads, which is most of the latency of a small request. So it is written here, as far as that cannot wait.
         let alone = state.requests == 1 && state.queue.is_empty() && !state.writing;
         if alone && reply.length() <= WRITE_NOW_BYTES {
-            state.writing = true;
-            drop(state);
-            let [head, data] = reply.parts();
-            let sent = self
-                .transport
-                .write_now(&[IoSlice::new(head), IoSlice::new(data)]);
-            state = self.lock();
-            state.writing = false;
-            match sent {
-                Ok(Taken { bytes, flush: false }) if bytes >= reply.length() => {
-                    self.release(&mut state, 1, reply.cost);
-                    if !state.queue.is_empty() {
-                        self.work.notify_one();
-                    }
-                    return;
-                }
-                // The rest, or the same error again, is the writer's. Others may have queued meanwhile: go before them.
-                sent => {
-                    state.sent = sent.map_or(0, |taken| taken.bytes);
-                    state.queue.push_front(reply);
-                    self.work.notify_one();
-                    return;
-                }
-            }
+            state.queue.push_back(reply);
+            return self.write_now(state);
         }
         state.queue.push_back(reply);
         if !state.writing {
+            self.work.notify_one();
+        }
+    }
+
+    /// Lets `work` answer on this thread, and then writes what it has answered, as far as that cannot wait.
+    pub fn gather(&self, work: impl FnOnce()) {
+        self.lock().gathering = Some(thread::current().id());
+        work();
+        let mut state = self.lock();
+        state.gathering = None;
+        if !state.writing && !state.queue.is_empty() {
+            self.write_now(state);
+        }
+    }
+
+    /// Writes the answers in the queue as far as that cannot wait; the rest, or the same error again, is the writer's. Only
+    /// while nobody is writing.
+    fn write_now<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        if state.sent > 0 || state.queue.len() > BATCH {
+            return self.work.notify_one();
+        }
+        let batch: Vec<Reply> = state.queue.drain(..).collect();
+        state.writing = true;
+        drop(state);
+        let length: usize = batch.iter().map(Reply::length).sum();
+        let sent = if length > WRITE_NOW_BYTES {
+            Err(io::ErrorKind::WouldBlock.into())
+        } else {
+            let parts: Vec<IoSlice<'_>> = batch
+                .iter()
+                .flat_map(Reply::parts)
+                .filter(|part| !part.is_empty())
+                .map(IoSlice::new)
+                .collect();
+            self.transport.write_now(&parts)
+        };
+        state = self.lock();
+        state.writing = false;
+        match sent {
+            Ok(Taken { bytes, flush: false }) if bytes >= length => {
+                let cost = batch.iter().map(|reply| reply.cost).sum();
+                self.release(&mut state, batch.len(), cost);
+            }
+            // Others may have queued meanwhile: go before them.
+            sent => {
+                state.sent = sent.map_or(0, |taken| taken.bytes);
+                for reply in batch.into_iter().rev() {
+                    state.queue.push_front(reply);
+                }
+            }
+        }
+        if !state.queue.is_empty() {
             self.work.notify_one();
         }
     }

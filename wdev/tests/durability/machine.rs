@@ -60,7 +60,7 @@ pub const SHAPES: [Shape; 3] = [
         log_bytes: 288 << 10,
         clients: 1,
         depth: 16,
-        limits: "checkpoint_interval_ms = 20\nlog_sync_interval_ms = 5\nio = 'io-uring'\n",
+        limits: "checkpoint_interval_ms = 20\nlog_sync_interval_ms = 5\nio = 'io-uring'\nlog_cached_after = 3\n",
     },
 ];
 

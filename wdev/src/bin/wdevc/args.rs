@@ -74,7 +74,10 @@ pub struct Create {
     /// How reads and writes that can be done at once are done.
     #[arg(long, value_enum, default_value = "auto")]
     pub io: IoEngine,
-    /// Write the log through the page cache. It goes past it otherwise, where the log device takes that.
+    /// Write the log past the page cache, where the log device takes that. Otherwise through it while nobody flushes.
+    #[arg(long, conflicts_with = "log_buffered")]
+    pub log_direct: bool,
+    /// Write the log through the page cache, always.
     #[arg(long)]
     pub log_buffered: bool,
     /// Read and write the data past the page cache, where the data device takes that. They go through it otherwise.

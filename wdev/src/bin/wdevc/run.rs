@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use walb_common::types::{Lb, Lsid};
 use walb_wdev::client::{Changed, DeviceError, DeviceSpec, DeviceStatus, WalDevice, WdevClient};
-use walb_wdev::config::{DeviceConfig, Limits};
+use walb_wdev::config::{DeviceConfig, Limits, LogDirect};
 use walb_wdev::kernel::KernelDevice;
 
 use crate::args::{Args, Command, Create, Wdev};
@@ -165,7 +165,11 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
         nbd_clients: options.nbd_clients.unwrap_or(default.nbd_clients).max(1),
         on_ring_full: options.on_ring_full.unwrap_or(default.on_ring_full),
         io: options.io,
-        log_direct: !options.log_buffered,
+        log_direct: match (options.log_direct, options.log_buffered) {
+            (true, _) => LogDirect::Always,
+            (false, true) => LogDirect::Never,
+            (false, false) => LogDirect::Auto,
+        },
         data_direct: options.data_direct,
         log_sync_interval_ms: options.fp.unwrap_or(default.log_sync_interval_ms),
         ..default

@@ -142,3 +142,47 @@ fn a_disk_that_takes_no_direct_io_is_used_as_before() {
     medium.write_at(&[IoSlice::new(&[2; 100])], 50).unwrap();
     assert_eq!(std::fs::read(&path).unwrap()[49..51], [1, 2]);
 }
+
+#[test]
+fn cached_and_direct_writes_of_one_file_follow_each_other_at_will() {
+    let dir = direct_dir();
+    let path = dir.path().join("disk");
+    let mut model = vec![0; SIZE];
+    std::fs::write(&path, &model).unwrap();
+    let medium = medium(&path, (Engine::Threads, Some(None)));
+    let mut rng = StdRng::seed_from_u64(7);
+    // As a log is written: on and on, in blocks that share pages; and jumping back now and then.
+    let mut at = 0;
+    for n in 0..2000_usize {
+        let len = 512 * [1, 8, 9, 16, 64][rng.random_range(0..5)];
+        if at + len > SIZE || rng.random_bool(0.02) {
+            at = 512 * rng.random_range(0..64);
+        }
+        let mut bytes = AlignedBuf::zeroed(len);
+        rng.fill(&mut bytes[..]);
+        model[at..at + len].copy_from_slice(&bytes);
+        let (pieces, offset) = ([IoSlice::new(&bytes)], at as u64);
+        let written = if rng.random_bool(0.5) {
+            medium.write_cached_at(&pieces, offset)
+        } else {
+            medium.write_at(&pieces, offset)
+        };
+        assert_eq!(written.unwrap(), len);
+        at += len;
+        match n % 50 {
+            // One who reads past the page cache, and one who reads through it.
+            0 | 17 => {
+                let mut found = vec![0; SIZE];
+                medium.read_exact_at(&mut found, 0).unwrap();
+                assert!(found == model, "write {n}");
+            }
+            9 => assert!(std::fs::read(&path).unwrap() == model, "write {n}"),
+            20 => medium.sync_data().unwrap(),
+            30 => medium.forget_cached(512 * rng.random_range(0..64), SIZE as u64 / 2),
+            _ => {}
+        }
+    }
+    medium.sync_data().unwrap();
+    medium.forget_cache();
+    assert!(std::fs::read(&path).unwrap() == model);
+}

@@ -5,27 +5,29 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::block::{BlockDevice, IoRequest};
-use crate::config::IoEngine;
+use crate::config::{IoEngine, LogDirect};
 
 /// A way.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
     io: IoEngine,
-    log_direct: bool,
+    log_direct: LogDirect,
     data_direct: bool,
 }
 
 /// All of them that differ.
-pub const WAYS: [Way; 6] = [
-    way(IoEngine::Threads, false, false),
-    way(IoEngine::Threads, true, false),
-    way(IoEngine::Threads, true, true),
-    way(IoEngine::IoUring, false, false),
-    way(IoEngine::IoUring, true, false),
-    way(IoEngine::IoUring, true, true),
+pub const WAYS: [Way; 8] = [
+    way(IoEngine::Threads, LogDirect::Never, false),
+    way(IoEngine::Threads, LogDirect::Always, false),
+    way(IoEngine::Threads, LogDirect::Always, true),
+    way(IoEngine::Threads, LogDirect::Auto, true),
+    way(IoEngine::IoUring, LogDirect::Never, false),
+    way(IoEngine::IoUring, LogDirect::Always, false),
+    way(IoEngine::IoUring, LogDirect::Always, true),
+    way(IoEngine::IoUring, LogDirect::Auto, false),
 ];
 
-const fn way(io: IoEngine, log_direct: bool, data_direct: bool) -> Way {
+const fn way(io: IoEngine, log_direct: LogDirect, data_direct: bool) -> Way {
     Way {
         io,
         log_direct,
@@ -37,6 +39,7 @@ impl Way {
     pub fn set(self, limits: &mut Limits) {
         limits.io = self.io;
         limits.log_direct = self.log_direct;
+        limits.log_cached_after = 1;
         limits.data_direct = self.data_direct;
     }
 }
@@ -66,7 +69,11 @@ fn an_engine_does_its_io_the_way_it_is_told() {
             way.set(&mut place.limits);
             let engine = place.open();
             let direct = |disk: &crate::disk::Disk| disk.write_depth() > 1;
-            assert_eq!(direct(&engine.shared.log), way.log_direct, "{way:?}");
+            assert_eq!(
+                direct(&engine.shared.log),
+                way.log_direct != LogDirect::Never,
+                "{way:?}"
+            );
             assert_eq!(direct(&engine.shared.data), way.data_direct, "{way:?}");
             // Apart from each other, so that nothing is joined; a block in between each is half written.
             let write = |n: u64| IoOp::Write {

@@ -46,6 +46,7 @@ fn run(pbs: PhysicalBlockSize, ring_blocks: u64, way: Way, idle_ms: u32, steps: 
         let bytes = |at: u64, len: u64| (at * LB_SIZE) as usize..((at + len) * LB_SIZE) as usize;
         match step {
             Step::Write(at, len) => {
+                let write = if n % 2 == 0 { write } else { write_here };
                 write(&engine, at, block_of(value, len)).unwrap();
                 model[bytes(at, len)].fill(value);
             }
@@ -69,7 +70,8 @@ fn run(pbs: PhysicalBlockSize, ring_blocks: u64, way: Way, idle_ms: u32, steps: 
                 submit_and_wait(&*engine, op).unwrap();
                 model[bytes(at, len)].fill(0);
             }
-            Step::Flush => flush(&engine),
+            Step::Flush if n % 2 == 0 => flush(&engine),
+            Step::Flush => drop(here(&engine, vec![IoOp::Flush]).remove(0).unwrap()),
             Step::Checkpoint => engine.checkpoint().unwrap(),
             Step::Release => engine.set_oldest(engine.status().lsids.prev_written).unwrap(),
             Step::Restart => {

@@ -268,6 +268,7 @@ fn an_error_below_is_told_and_nothing_that_needed_it_is_ever_answered_with_succe
             }
         }
         volume.check_that_it_failed();
+        let lost_in_cache = volume.machine.lost_in_cache();
         let power = volume.rng.random_bool(0.5);
         if power {
             volume.machine.cut();
@@ -277,11 +278,46 @@ fn an_error_below_is_told_and_nothing_that_needed_it_is_ever_answered_with_succe
         volume.machine.heal();
         // A failed sync takes what a power loss would.
         volume.open().unwrap();
-        volume.check_found(power || (which, act) == (Which::Log, Act::Sync));
+        volume.check_found(power || lost_in_cache || (which, act) == (Which::Log, Act::Sync));
         let op = volume.write_op(0, 5, true);
         volume.submit(op);
         assert_eq!(volume.settle(), 0);
         volume.check_reads();
+        volume.stop();
+    }
+}
+
+#[test]
+fn log_that_is_lost_in_the_page_cache_fails_the_next_flush_and_everything_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for seed in 5000..5020 {
+        println!("seed {seed}");
+        let mut volume = Volume::new(seed, &dir, PhysicalBlockSize::B4096, 100);
+        volume.die();
+        volume.config.limits.log_cached_after = 0;
+        volume.config.limits.log_sync_interval_ms = 60_000;
+        volume.open().unwrap();
+        let op = volume.write_op(1, 8, true);
+        volume.submit(op);
+        assert_eq!(volume.settle(), 0);
+        volume.machine.fail(Failure {
+            which: Which::Log,
+            act: Act::Write,
+            after: 0,
+            errno: libc::EIO,
+            stays: false,
+        });
+        let op = volume.write_op(2, 8, false);
+        volume.submit(op);
+        assert_eq!(volume.settle(), 0, "acknowledged: the kernel has it");
+        assert!(volume.machine.lost_in_cache());
+        volume.submit(IoOp::Flush);
+        assert_eq!(volume.settle(), 1, "the flush fails");
+        volume.check_that_it_failed();
+        volume.die();
+        volume.machine.heal();
+        volume.open().unwrap();
+        volume.check_found(true);
         volume.stop();
     }
 }

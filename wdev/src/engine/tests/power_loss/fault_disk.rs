@@ -54,6 +54,9 @@ struct State {
     outage: Option<Outage>,
     failures: Vec<Failure>,
     struck: Vec<Failure>,
+    /// Writes through the cache that got lost there: the next sync of that disk says so.
+    lost_in_cache: Vec<(Which, io::Error)>,
+    any_lost_in_cache: bool,
     /// Writes come short now and then, and no range can be zeroed without writing.
     awkward: bool,
     lost: usize,
@@ -128,6 +131,8 @@ impl Machine {
             outage: None,
             failures: vec![],
             struck: vec![],
+            lost_in_cache: vec![],
+            any_lost_in_cache: false,
             awkward: seed.is_multiple_of(3),
             lost: 0,
         })))
@@ -159,6 +164,7 @@ impl Machine {
     pub fn heal(&self) -> Vec<Failure> {
         let mut state = self.lock();
         state.failures.clear();
+        state.lost_in_cache.clear();
         std::mem::take(&mut state.struck)
     }
 
@@ -179,6 +185,11 @@ impl Machine {
         state.powered = true;
         state.log.forget_cache();
         state.data.forget_cache();
+    }
+
+    /// Whether an error came that takes what was acknowledged and not synced.
+    pub fn lost_in_cache(&self) -> bool {
+        self.lock().any_lost_in_cache
     }
 
     /// Sectors that lost what was written to them, of all power losses.
@@ -242,6 +253,22 @@ impl Medium for FaultDisk {
         error.map_or(Ok(length), Err)
     }
 
+    fn write_cached_at(&self, pieces: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let mut state = self.machine.lock();
+        if !state.powered {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let Some(error) = state.strikes(self.which, Act::Write) else {
+            drop(state);
+            return self.write_at(pieces, offset);
+        };
+        state.any_lost_in_cache = true;
+        state.lost_in_cache.push((self.which, error));
+        let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.iter().copied()).collect();
+        state.platter(self.which).write(position(offset), &bytes);
+        Ok(bytes.len())
+    }
+
     fn write_depth(&self) -> usize {
         // As past the page cache; or one after the other.
         if self.machine.lock().awkward { 4 } else { 1 }
@@ -249,7 +276,12 @@ impl Medium for FaultDisk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.machine.lock();
-        if let Some(error) = state.strikes(self.which, Act::Sync) {
+        let lost = state
+            .lost_in_cache
+            .iter()
+            .position(|(which, _)| *which == self.which);
+        let lost = lost.map(|found| state.lost_in_cache.remove(found).1);
+        if let Some(error) = lost.or_else(|| state.strikes(self.which, Act::Sync)) {
             let State { log, data, rng, .. } = &mut *state;
             if self.which == Which::Log { log } else { data }.lose(rng);
             return Err(error);

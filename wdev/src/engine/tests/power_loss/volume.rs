@@ -117,6 +117,7 @@ impl Volume {
             log_sync_interval_ms: [1, 1000][rng.random_range(0..2)],
             log_tail_mib: rng.random_range(0..2),
             logpack_max_kib: [1, 8, 1024][rng.random_range(0..3)],
+            log_cached_after: rng.random_range(0..4),
             ..Limits::default()
         };
         let path = |name: &str| Utf8PathBuf::try_from(dir.path().join(format!("{seed}-{name}"))).unwrap();
@@ -231,7 +232,12 @@ impl Volume {
             }
             sender.send(result.is_ok()).unwrap();
         });
-        self.engine().submit(IoRequest { op, done });
+        let request = IoRequest { op, done };
+        if self.rng.random_bool(0.5) {
+            self.engine().submit_here(vec![request]);
+        } else {
+            self.engine().submit(request);
+        }
     }
 
     /// A write of as many blocks, each with a stamp of its own.
