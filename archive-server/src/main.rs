@@ -1,5 +1,6 @@
 //! walb-archive: order matters here, and that is all this holds.
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -90,8 +91,17 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 
 async fn check(config: &Config, read: bool) -> anyhow::Result<ExitCode> {
     let told = fsck::run(config, read).await.context("check the archive")?;
-    for line in &told {
-        println!("{line}");
+    let mut text = told.join("\n");
+    if !told.is_empty() {
+        text.push('\n');
+    }
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever closed it has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(error).context("write to stdout");
+        }
+        _ => {}
     }
     Ok(if told.is_empty() {
         ExitCode::SUCCESS

@@ -132,7 +132,11 @@ impl CommandError {
             Self::Job { id, error } => (format!("job {id}:{}", message(error)), error.hint.clone()),
             Self::Local { reason, hint } => (reason.clone(), hint.clone()),
             Self::WrongKind { expected, .. } => {
-                (self.to_string(), Some(format!("only a {expected} knows it")))
+                let article = if expected.starts_with('a') { "an" } else { "a" };
+                (
+                    self.to_string(),
+                    Some(format!("only {article} {expected} knows it")),
+                )
             }
             Self::Config(FindConfigError::Missing { .. }) => {
                 (self.to_string(), Some(config::HINT.to_owned()))
@@ -180,6 +184,9 @@ fn hint_for(error: &ClientError) -> Option<String> {
         Some(Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
             "the server's certificate has expired: issue a new one with `walbc pki issue`"
         }
+        Some(Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. })) => {
+            "the server's certificate is not valid yet: compare the clocks here and where it was issued"
+        }
         Some(Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
             "the server's certificate is not from our authority: check ca in the client's configuration"
         }
@@ -187,13 +194,18 @@ fn hint_for(error: &ClientError) -> Option<String> {
             "the server's certificate is not for this name: use one it was issued for with -a"
         }
         Some(Tls::AlertReceived(Alert::CertificateExpired)) => {
-            "the server says that our certificate has expired: issue a new one with `walbc pki issue`"
+            // The same alert for one that is not valid yet.
+            "the server says that our certificate has expired: if `walbc pki show` says otherwise its clock is wrong, \
+             else issue a new one with `walbc pki issue`"
         }
         Some(Tls::AlertReceived(Alert::UnknownCA | Alert::BadCertificate | Alert::DecryptError)) => {
             "the server does not trust our certificate: it must be from the server's authority"
         }
         None if chain(error).contains("refused") => {
             "no server there: check -a and -p, and whether the daemon runs"
+        }
+        None if chain(error).contains("close_notify") => {
+            "the server ended before it answered: whether it did what was asked is not known"
         }
         Some(_) | None => return None,
     };
@@ -256,6 +268,22 @@ mod tests {
         assert!(!error.is_passing());
         assert!(
             error.reason().contains("has expired: issue a new one"),
+            "{}",
+            error.reason()
+        );
+        let ended = io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "peer closed connection without sending TLS close_notify",
+        );
+        assert!(
+            connect(ended)
+                .reason()
+                .contains("whether it did what was asked is not known")
+        );
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired);
+        let error = connect(io::Error::new(io::ErrorKind::InvalidData, alert));
+        assert!(
+            error.reason().contains("its clock is wrong"),
             "{}",
             error.reason()
         );

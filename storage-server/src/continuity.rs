@@ -12,7 +12,7 @@ use crate::plan::LsidGid;
 pub enum Lost {
     /// The log was formatted or reset by somebody else.
     #[error(
-        "log continuity lost: the device's log has uuid {found}, expected {expected}; run reset-vol and a backup"
+        "log continuity lost: the device's log has uuid {found}, expected {expected}; a hash backup goes on from here"
     )]
     OtherLog {
         /// As stored at the last reset by us.
@@ -21,11 +21,11 @@ pub enum Lost {
         found: Uuid,
     },
     /// The ring was too small for the time nothing was delivered.
-    #[error("log continuity lost: the log has overflowed; run reset-vol and a backup")]
+    #[error("log continuity lost: the log has overflowed; a hash backup goes on from here")]
     Overflowed,
     /// The log was erased beyond what was delivered.
     #[error(
-        "log continuity lost: the log begins at lsid {oldest}, delivered is only what is before {done}; run reset-vol and a backup"
+        "log continuity lost: the log begins at lsid {oldest}, delivered is only what is before {done}; a hash backup goes on from here"
     )]
     Erased {
         /// Where the log begins.
@@ -35,7 +35,7 @@ pub enum Lost {
     },
     /// Log that was permanent once is not there any more.
     #[error(
-        "log continuity lost: the log ends at lsid {latest}, expected at least {marked}; run reset-vol and a backup"
+        "log continuity lost: the log ends at lsid {latest}, expected at least {marked}; a hash backup goes on from here"
     )]
     WentBack {
         /// Where the log ends.

@@ -36,8 +36,8 @@ pub struct LsidGid {
 /// No snapshot can be marked now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotRefused {
-    /// Continuity is lost; only a reset and a backup make a new beginning.
-    #[error("the log has overflowed: no snapshot until reset-vol and a backup")]
+    /// Continuity is lost; only a backup makes a new beginning.
+    #[error("the log has overflowed: no snapshot until a backup")]
     Overflowed,
     /// The device's log is not the one the records are about.
     #[error(

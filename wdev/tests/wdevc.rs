@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -84,6 +84,31 @@ impl Drop for Place {
 }
 
 #[test]
+fn an_answer_nobody_reads_is_no_failure_and_one_that_cannot_be_written_is_told() {
+    let place = Place::new();
+    let format = |stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wdevc"));
+        command
+            .args(["format-ldev", "log", "data"])
+            .current_dir(place.path())
+            .stdout(stdout)
+            .stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(format(Stdio::from(writer)), (Some(0), String::new()));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (code, text) = format(Stdio::from(full));
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    assert!(
+        text.contains("ERROR wdevc:write to stdout: No space left"),
+        "{text}"
+    );
+}
+
+#[test]
 fn format_prints_the_super_block_as_the_existing_tool_does() {
     let place = Place::new();
     let out = place.good(&["format-ldev", "log", "data", "-n", "vol0", "-nd", "-pbs", "4096"]);
@@ -131,10 +156,10 @@ fn a_device_lives_through_its_commands() {
     assert_eq!(created, "name vol0\nmajor 0\nminor 0\n");
     assert_eq!(place.good(&["list"]), "0 0 walb/vol0\n");
     assert!(place.bad(&["format-ldev", "log", "data"]).contains("in use"));
+    let refused = place.bad(&["create-wdev", "log", "data", "-n", "vol1"]);
     assert!(
-        place
-            .bad(&["create-wdev", "log", "data", "-n", "vol1"])
-            .contains("in use")
+        refused.contains("wdevc:device vol1: ") && refused.contains("in use"),
+        "{refused}"
     );
     for (command, expected) in [
         ("get-oldest-lsid", "0"),

@@ -152,10 +152,18 @@ impl VolumeFiles {
             if name.ends_with(TEMPORARY_SUFFIX) {
                 found.temporary.push(path);
             } else if name.ends_with(WDIFF_SUFFIX) {
-                match entry.metadata() {
-                    Ok(about) => names.push((name, about.len())),
-                    // Merged, applied or replaced since the directory was read.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                let odd = |what: &str| format!("{} is left alone: {what}", path.display());
+                // Through links: a diff may have been moved to another disk.
+                match fs::metadata(&path) {
+                    Ok(about) if about.is_file() => names.push((name, about.len())),
+                    // Opening a pipe would wait for ever.
+                    Ok(_) => found.odd.push(odd("it is no file")),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        // Else merged, applied or replaced since the directory was read.
+                        if path.is_symlink() {
+                            found.odd.push(odd("it is a link to nothing"));
+                        }
+                    }
                     Err(error) => return Err(error).at("look at", &path),
                 }
             }

@@ -68,13 +68,18 @@ impl<J, R> Line<'_, J, R> {
     }
 }
 
-/// Runs `drive`, whose jobs are done by `work` on `threads` threads, each with a state made by `state`.
+/// More threads than cores gain nothing but memory spent; so many are started on a smaller machine, too.
+const THREADS_ANYWHERE: usize = 4;
+
+/// Runs `drive`, whose jobs are done by `work` on `threads` threads, each with a state made by `state`. `threads` is what
+/// somebody asked for, any number: no more are started than there are cores, or [`THREADS_ANYWHERE`].
 pub fn in_order<J: Send, R: Send, S, T>(
     threads: usize,
     state: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, J) -> R + Sync,
     drive: impl FnOnce(&mut Line<'_, J, R>) -> T,
 ) -> T {
+    let threads = threads.min(THREADS_ANYWHERE.max(all_cores().into()));
     if threads <= 1 {
         let mut mine = state();
         return drive(&mut Line {
@@ -114,6 +119,24 @@ pub fn all_cores() -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_is_asked_for_no_more_threads_are_started_than_can_work() {
+        let started = std::sync::atomic::AtomicUsize::new(0);
+        let state = || started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let done = in_order(
+            usize::from(u16::MAX),
+            state,
+            |_, job: u32| job,
+            |line| {
+                let mut taken: Vec<u32> = (0..100).filter_map(|job| line.give(job)).collect();
+                taken.extend(std::iter::from_fn(|| line.take()));
+                taken
+            },
+        );
+        assert!(done.into_iter().eq(0..100));
+        assert!(started.into_inner() <= THREADS_ANYWHERE.max(all_cores().into()));
+    }
 
     #[test]
     fn results_come_in_the_order_of_the_jobs_whatever_the_threads() {

@@ -103,7 +103,7 @@ impl FromStr for CompressionSetting {
             ParseError::new(
                 "compression",
                 text,
-                "TYPE[:LEVEL[:CPUS]] with LEVEL 0 to 9 and CPUS at least 1",
+                "TYPE[:LEVEL[:CPUS]] with LEVEL 0 to 9 and CPUS 1 to 65535",
             )
         };
         let mut parts = text.split(':');

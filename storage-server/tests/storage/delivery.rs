@@ -208,7 +208,7 @@ async fn an_overflowed_log_stops_the_volume_with_the_reason_until_a_reset_and_a_
             .contains("log continuity lost: the log has overflowed"),
         "{status:?}"
     );
-    assert!(status.failed.unwrap().contains("run reset-vol and a backup"));
+    assert!(status.failed.unwrap().contains("a hash backup goes on from here"));
     for (command, body, known) in [
         ("snapshot", json!({}), "wlog overflow:wdev:"),
         ("start", json!({ "role": "target" }), "overflow:vol0:wdev:"),

@@ -1,5 +1,7 @@
 //! `format-ldev`: works on the disks themselves, no daemon needed. A disk that a running device uses is locked by it.
 
+use std::fmt::Write as _;
+
 use anyhow::Context as _;
 use camino::Utf8Path;
 use walb_common::format::log_device::SuperSector;
@@ -11,7 +13,8 @@ use crate::args::Format;
 /// The name is stored in 31 bytes.
 const NAME_MAX: usize = 31;
 
-pub fn run(options: &Format) -> anyhow::Result<()> {
+/// Formats, and returns the new super block as text.
+pub fn run(options: &Format) -> anyhow::Result<String> {
     let pbs = options.pbs.map(PhysicalBlockSize::new).transpose()?;
     if options.name.len() > NAME_MAX {
         anyhow::bail!(
@@ -21,22 +24,23 @@ pub fn run(options: &Format) -> anyhow::Result<()> {
     }
     let Formatted { sector, checksum } =
         format_log_device(&options.ldev, &options.ddev, &options.name, pbs, !options.nd)?;
-    println!("sectorType: 1");
-    println!("version: 2");
-    println!("checksum: {checksum}");
-    println!("lbs: 512");
-    println!("pbs: {}", sector.pbs());
-    println!("metadataSize: {}", sector.metadata_size());
-    println!("salt: {}", sector.salt().0);
-    println!("name: {}", sector.name());
-    println!("ringBufferSize: {}", sector.ring_size());
-    println!("oldestLsid: {}", sector.oldest());
-    println!("writtenLsid: {}", sector.written());
-    println!("deviceSize: {}", sector.device_size());
-    println!("ringBufferOffset: {}", sector.ring().first_pb());
-    println!("uuid: {}", sector.uuid());
-    println!();
-    Ok(())
+    let mut out = String::new();
+    writeln!(out, "sectorType: 1")?;
+    writeln!(out, "version: 2")?;
+    writeln!(out, "checksum: {checksum}")?;
+    writeln!(out, "lbs: 512")?;
+    writeln!(out, "pbs: {}", sector.pbs())?;
+    writeln!(out, "metadataSize: {}", sector.metadata_size())?;
+    writeln!(out, "salt: {}", sector.salt().0)?;
+    writeln!(out, "name: {}", sector.name())?;
+    writeln!(out, "ringBufferSize: {}", sector.ring_size())?;
+    writeln!(out, "oldestLsid: {}", sector.oldest())?;
+    writeln!(out, "writtenLsid: {}", sector.written())?;
+    writeln!(out, "deviceSize: {}", sector.device_size())?;
+    writeln!(out, "ringBufferOffset: {}", sector.ring().first_pb())?;
+    writeln!(out, "uuid: {}", sector.uuid())?;
+    writeln!(out)?;
+    Ok(out)
 }
 
 /// The name a log device was formatted with.

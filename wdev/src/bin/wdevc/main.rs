@@ -5,6 +5,7 @@ mod format;
 mod run;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -32,11 +33,25 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(run::run(args)));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{} ERROR wdevc:{}", Timestamp::now(), chain(error.as_ref()));
-            ExitCode::FAILURE
-        }
+        Ok(answer) => match write(&answer) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("write to stdout: {error}")),
+        },
+        Err(error) => fail(&chain(error.as_ref())),
+    }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("{} ERROR wdevc:{why}", Timestamp::now());
+    ExitCode::FAILURE
+}
+
+/// Writes to stdout. Whoever closed it has seen enough: that is no failure.
+fn write(answer: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
     }
 }
 

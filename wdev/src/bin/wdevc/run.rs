@@ -1,5 +1,6 @@
 //! Runs a command.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,15 +13,17 @@ use walb_wdev::kernel::KernelDevice;
 use crate::args::{Args, Command, Create, Wdev};
 use crate::format;
 
-pub async fn run(args: Args) -> anyhow::Result<()> {
+/// Runs it and returns its answer, for stdout.
+pub async fn run(args: Args) -> anyhow::Result<String> {
+    let mut out = String::new();
     let open = |wdev: &Wdev| device(wdev, args.socket.as_ref());
-    let daemon = || WdevClient::new(args.socket.clone(), String::new());
+    let daemon = |name: &str| WdevClient::new(args.socket.clone(), name.to_owned());
     match &args.command {
-        Command::FormatLdev(options) => format::run(options)?,
+        Command::FormatLdev(options) => out = format::run(options)?,
         Command::CreateWdev(options) => {
             let config = config(options)?;
-            daemon().create(config.clone()).await?;
-            println!("name {}\nmajor 0\nminor 0", config.name);
+            daemon(&config.name).create(config.clone()).await?;
+            writeln!(out, "name {}\nmajor 0\nminor 0", config.name)?;
         }
         Command::DeleteWdev { wdev, force } => match open(wdev)? {
             Device::Wdev(device) => device.delete(*force).await?,
@@ -30,8 +33,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             ),
         },
         Command::List => {
-            for entry in daemon().list().await? {
-                println!("0 0 walb/{}", entry.name);
+            for entry in daemon("").list().await? {
+                writeln!(out, "0 0 walb/{}", entry.name)?;
                 if let Some(reason) = entry.failed {
                     eprintln!("{}: not running: {reason}", entry.name);
                 }
@@ -40,16 +43,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::GetStatus { wdev, json } => {
             let status = open(wdev)?.wal().status().await?;
             if *json {
-                println!("{}", serde_json::to_string_pretty(&status)?);
+                writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
             } else {
-                print_status(&status);
+                tell_status(&mut out, &status)?;
             }
         }
         Command::SetCheckpointInterval { wdev, ms } => open(wdev)?.set_checkpoint_interval(*ms).await?,
         Command::ForceCheckpoint(wdev) => open(wdev)?.wal().checkpoint().await?,
         Command::SetOldestLsid { wdev, lsid } => open(wdev)?.wal().set_oldest(Lsid(*lsid)).await?,
         Command::Resize { wdev, lb } => drop(open(wdev)?.wal().resize((*lb > 0).then_some(Lb(*lb))).await?),
-        Command::GetChanged { wdev, json } => print_changed(open(wdev)?.wal().changed().await?, *json)?,
+        Command::GetChanged { wdev, json } => {
+            tell_changed(&mut out, open(wdev)?.wal().changed().await?, *json)?;
+        }
         Command::ForgetChanged(wdev) => open(wdev)?.wal().forget_changed().await?,
         Command::SetOnRingFull { wdev, policy } => match open(wdev)? {
             Device::Wdev(device) => device.set_on_ring_full(*policy).await?,
@@ -72,25 +77,27 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                 .await?;
         }
         Command::Melt(wdev) => open(wdev)?.wal().melt().await?,
-        Command::GetVersion => println!("{}", daemon().version().await?),
-        Command::GetCheckpointInterval(w) => show(&open(w)?, |s| u64::from(s.checkpoint_interval_ms)).await?,
-        Command::GetOldestLsid(w) => show(&open(w)?, |s| s.lsids.oldest.0).await?,
-        Command::GetWrittenLsid(w) => show(&open(w)?, |s| s.lsids.written.0).await?,
-        Command::GetPrevWrittenLsid(w) => show(&open(w)?, |s| s.lsids.prev_written.0).await?,
-        Command::GetPermanentLsid(w) => show(&open(w)?, |s| s.lsids.permanent.0).await?,
-        Command::GetCompletedLsid(w) => show(&open(w)?, |s| s.lsids.completed.0).await?,
-        Command::GetLatestLsid(w) => show(&open(w)?, |s| s.lsids.latest.0).await?,
-        Command::GetLogUsage(w) => show(&open(w)?, |s| s.log_usage_pb).await?,
-        Command::GetLogCapacity(w) => show(&open(w)?, |s| s.log_capacity_pb).await?,
-        Command::IsFlushCapable(w) => println!("{}", u8::from(open(w)?.is_flush_capable().await?)),
-        Command::IsLogOverflow(w) => show(&open(w)?, |s| u64::from(s.overflow)).await?,
-        Command::IsFrozen(w) => show(&open(w)?, |s| u64::from(s.frozen)).await?,
+        Command::GetVersion => writeln!(out, "{}", daemon("").version().await?)?,
+        Command::GetCheckpointInterval(w) => {
+            show(&mut out, &open(w)?, |s| u64::from(s.checkpoint_interval_ms)).await?;
+        }
+        Command::GetOldestLsid(w) => show(&mut out, &open(w)?, |s| s.lsids.oldest.0).await?,
+        Command::GetWrittenLsid(w) => show(&mut out, &open(w)?, |s| s.lsids.written.0).await?,
+        Command::GetPrevWrittenLsid(w) => show(&mut out, &open(w)?, |s| s.lsids.prev_written.0).await?,
+        Command::GetPermanentLsid(w) => show(&mut out, &open(w)?, |s| s.lsids.permanent.0).await?,
+        Command::GetCompletedLsid(w) => show(&mut out, &open(w)?, |s| s.lsids.completed.0).await?,
+        Command::GetLatestLsid(w) => show(&mut out, &open(w)?, |s| s.lsids.latest.0).await?,
+        Command::GetLogUsage(w) => show(&mut out, &open(w)?, |s| s.log_usage_pb).await?,
+        Command::GetLogCapacity(w) => show(&mut out, &open(w)?, |s| s.log_capacity_pb).await?,
+        Command::IsFlushCapable(w) => writeln!(out, "{}", u8::from(open(w)?.is_flush_capable().await?))?,
+        Command::IsLogOverflow(w) => show(&mut out, &open(w)?, |s| u64::from(s.overflow)).await?,
+        Command::IsFrozen(w) => show(&mut out, &open(w)?, |s| u64::from(s.frozen)).await?,
     }
-    Ok(())
+    Ok(out)
 }
 
-async fn show(device: &Device, what: impl Fn(&DeviceStatus) -> u64) -> anyhow::Result<()> {
-    println!("{}", what(&device.wal().status().await?));
+async fn show(out: &mut String, device: &Device, what: impl Fn(&DeviceStatus) -> u64) -> anyhow::Result<()> {
+    writeln!(out, "{}", what(&device.wal().status().await?))?;
     Ok(())
 }
 
@@ -187,7 +194,7 @@ fn config(options: &Create) -> anyhow::Result<DeviceConfig> {
     })
 }
 
-fn print_changed(changed: Changed, json: bool) -> anyhow::Result<()> {
+fn tell_changed(out: &mut String, changed: Changed, json: bool) -> anyhow::Result<()> {
     let chunks = match changed {
         Changed::Known(chunks) => chunks,
         Changed::Unknown { reason } => anyhow::bail!("what has changed is not known: {reason}"),
@@ -202,13 +209,13 @@ fn print_changed(changed: Changed, json: bool) -> anyhow::Result<()> {
             "bytes": chunks.bytes(),
             "blocks": blocks,
         });
-        println!("{object}");
+        writeln!(out, "{object}")?;
         return Ok(());
     }
     let (uuid, lsid, chunk) = (chunks.base_uuid, chunks.base_lsid, chunks.chunk);
-    println!("{uuid} {lsid} {chunk} {}", chunks.bytes());
+    writeln!(out, "{uuid} {lsid} {chunk} {}", chunks.bytes())?;
     for (at, len) in chunks.blocks() {
-        println!("{at} {len}");
+        writeln!(out, "{at} {len}")?;
     }
     Ok(())
 }
@@ -222,17 +229,17 @@ async fn clear_wal(device: Device) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_status(status: &DeviceStatus) {
+fn tell_status(out: &mut String, status: &DeviceStatus) -> std::fmt::Result {
     let lsids = &status.lsids;
-    println!("name {}", status.name);
-    println!("ldev {}", status.ldev);
-    println!("ddev {}", status.ddev);
+    writeln!(out, "name {}", status.name)?;
+    writeln!(out, "ldev {}", status.ldev)?;
+    writeln!(out, "ddev {}", status.ddev)?;
     if let Some(node) = &status.node {
-        println!("node {node}");
+        writeln!(out, "node {node}")?;
     }
-    println!("uuid {}", status.uuid);
-    println!("pbs {}", status.pbs);
-    println!("size_lb {}", status.size);
+    writeln!(out, "uuid {}", status.uuid)?;
+    writeln!(out, "pbs {}", status.pbs)?;
+    writeln!(out, "size_lb {}", status.size)?;
     for (name, lsid) in [
         ("latest", lsids.latest),
         ("completed", lsids.completed),
@@ -242,22 +249,22 @@ fn print_status(status: &DeviceStatus) {
         ("prev_written", lsids.prev_written),
         ("oldest", lsids.oldest),
     ] {
-        println!("{name} {lsid}");
+        writeln!(out, "{name} {lsid}")?;
     }
-    println!("log_capacity_pb {}", status.log_capacity_pb);
-    println!("log_usage_pb {}", status.log_usage_pb);
-    println!("log_overflow {}", u8::from(status.overflow));
-    println!("on_ring_full {}", status.on_ring_full);
-    println!("waits_for_ring {}", u8::from(status.waits_for_ring));
+    writeln!(out, "log_capacity_pb {}", status.log_capacity_pb)?;
+    writeln!(out, "log_usage_pb {}", status.log_usage_pb)?;
+    writeln!(out, "log_overflow {}", u8::from(status.overflow))?;
+    writeln!(out, "on_ring_full {}", status.on_ring_full)?;
+    writeln!(out, "waits_for_ring {}", u8::from(status.waits_for_ring))?;
     match status.changed_bytes {
-        Some(bytes) => println!("changed_bytes {bytes}"),
-        None => println!("changed_bytes unknown"),
+        Some(bytes) => writeln!(out, "changed_bytes {bytes}")?,
+        None => writeln!(out, "changed_bytes unknown")?,
     }
     if let Some(problem) = &status.changed_problem {
-        println!("changed_problem {problem}");
+        writeln!(out, "changed_problem {problem}")?;
     }
-    println!("frozen {}", u8::from(status.frozen));
-    println!("read_only {}", u8::from(status.read_only));
-    println!("pending_bytes {}", status.pending_bytes);
-    println!("checkpoint_interval_ms {}", status.checkpoint_interval_ms);
+    writeln!(out, "frozen {}", u8::from(status.frozen))?;
+    writeln!(out, "read_only {}", u8::from(status.read_only))?;
+    writeln!(out, "pending_bytes {}", status.pending_bytes)?;
+    writeln!(out, "checkpoint_interval_ms {}", status.checkpoint_interval_ms)
 }
