@@ -101,3 +101,33 @@ fn a_guest_is_measured_beside_its_backup() {
         assert!(row["median"]["latency_us"][0].as_f64().unwrap() > 0.0, "{row}");
     }
 }
+
+#[test]
+fn large_writes_cost_twice_their_bytes_and_the_log_is_read_back() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let dir_text = dir.path().to_str().unwrap();
+    let printed = bench(&[
+        "device-bytes",
+        "--amount",
+        "16m",
+        "--size",
+        "128m",
+        "--json",
+        "--dir",
+        dir_text,
+    ]);
+    let json: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 5);
+    for row in rows {
+        let (log, data) = (row["log"].as_f64().unwrap(), row["data"].as_f64().unwrap());
+        // Every byte once in the log; twice at most with a block of header for each block.
+        assert!((1.0..=2.2).contains(&log), "{row}");
+        if row["mode"] == "1 MiB sequential, qd 4" {
+            assert!(log < 1.15 && (0.95..1.2).contains(&data), "{row}");
+        }
+    }
+    for read in json["log_reads"].as_array().unwrap() {
+        assert!(read["ours"].as_f64().unwrap() > 0.0, "{read}");
+    }
+}

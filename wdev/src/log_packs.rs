@@ -27,7 +27,8 @@ impl<R: ReadAt> PackReader<'_, R> {
     /// is one. Whether the writer came by meanwhile is for the caller to find out, before it trusts either result.
     pub fn read(&self, from: Lsid, limit: Lsid, max_bytes: usize) -> Result<(Bytes, Lsid), Refusal> {
         let pb = self.ring.pbs().bytes();
-        let blocks = ((max_bytes / pb) as u64).clamp(1, limit.0 - from.0);
+        // A header more: the largest pack would otherwise fall short by it, and be read twice.
+        let blocks = ((max_bytes / pb) as u64 + 1).min(limit.0 - from.0);
         let mut bytes = self.blocks(from, blocks)?;
         let (mut next, mut used) = (from, 0);
         while next < limit && used < bytes.len() {

@@ -8,7 +8,7 @@ use crate::{build, prerequisites, run};
 pub fn run(arguments: &[String]) -> Result<()> {
     prerequisites::root()?;
     prerequisites::ensure(match arguments.first().map(String::as_str) {
-        Some("device" | "device-backup") => prerequisites::BENCH_DEVICE,
+        Some("device" | "device-bytes" | "device-backup") => prerequisites::BENCH_DEVICE,
         _ => prerequisites::BENCH,
     })?;
     eprintln!("building with optimisation ...");

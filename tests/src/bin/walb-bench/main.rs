@@ -4,6 +4,7 @@
 //! formats    whole commands on files: wlog to wdiff, merge, apply, restore, hash    wall, CPU, memory
 //! flow       the same stages as code, and the TLS stream                            MB per CPU-second
 //! device     the block device beside other ones in user space, by fio               IOPS, latency, CPU
+//! device-bytes     bytes written below the device over those of the guest; how fast its log is read
 //! device-backup    a guest alone, while its log is shipped, while a full backup runs  latency
 //! latency    a guest's write to restorable, through the real daemons                seconds, under load
 //! ```
@@ -34,6 +35,7 @@ enum Bench {
     Formats(formats::Arguments),
     Device(device::Arguments),
     Flow(flow::Arguments),
+    DeviceBytes(device::bytes::Arguments),
     DeviceBackup(device::backup::Arguments),
     Latency(latency::Arguments),
 }
@@ -44,6 +46,7 @@ fn main() -> Result<()> {
         Bench::Formats(arguments) => formats::run(&arguments),
         Bench::Device(arguments) => device::run(&arguments),
         Bench::Flow(arguments) => flow::run(&arguments),
+        Bench::DeviceBytes(arguments) => device::bytes::run(&arguments),
         Bench::DeviceBackup(arguments) => device::backup::run(&arguments),
         Bench::Latency(arguments) => latency::run(&arguments),
     }

@@ -4,6 +4,7 @@
 //! are medians; ratios are over the plain file in the same round.
 
 pub mod backup;
+pub mod bytes;
 mod fio;
 mod picture;
 mod print;

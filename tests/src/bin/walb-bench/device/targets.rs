@@ -83,6 +83,10 @@ pub struct Setup {
     running: BTreeMap<Target, Running>,
     dir: PathBuf,
     content: PathBuf,
+    /// Of our devices.
+    physical_block: u32,
+    /// Log and data of our devices are loop devices, which count what is written to them.
+    on_loops: bool,
 }
 
 impl Setup {
@@ -95,7 +99,21 @@ impl Setup {
             running: BTreeMap::new(),
             dir: dir.to_owned(),
             content: content.to_owned(),
+            physical_block: 4096,
+            on_loops: false,
         }
+    }
+
+    /// Our devices have physical blocks of so many bytes, and loop devices as log and data.
+    pub fn on_loops(mut self, physical_block: u32) -> Self {
+        self.physical_block = physical_block;
+        self.on_loops = true;
+        self
+    }
+
+    /// Where our device behind NBD is controlled. Its name: `nbd`.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path("walb-nbd.ctl")
     }
 
     /// Where the files are.
@@ -169,10 +187,14 @@ impl Setup {
     }
 
     fn attach(&mut self, file: &Path) -> Result<Vec<String>> {
+        aio(&self.loop_on(file)?)
+    }
+
+    fn loop_on(&mut self, file: &Path) -> Result<PathBuf> {
         let mut losetup = Command::new("losetup");
         let device = output(losetup.args(["--find", "--show", "--direct-io=on"]).arg(file))?;
         self.loops.push(Loop(device.clone()));
-        aio(Path::new(&device))
+        Ok(device.into())
     }
 
     fn qemu_fuse(&mut self) -> Result<Running> {
@@ -216,6 +238,11 @@ impl Setup {
         let mut file = std::fs::File::create(&log)?;
         std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, zeros), &mut file)?;
         file.sync_all()?;
+        let (log, data) = if self.on_loops {
+            (self.loop_on(&log)?, self.loop_on(&data)?)
+        } else {
+            (log, data)
+        };
         std::fs::create_dir(&state)?;
         std::fs::create_dir(&mount)?;
         let server = self.spawn(
@@ -228,7 +255,8 @@ impl Setup {
         };
         until("walb-wdev to come up", PATIENCE, || wdevc(&["list"]).map(Some))?;
         let (log, data) = (text(&log)?, text(&data)?);
-        wdevc(&["format-ldev", log, data, "-n", name, "-pbs", "4096", "-nd"])?;
+        let pbs = self.physical_block.to_string();
+        wdevc(&["format-ldev", log, data, "-n", name, "-pbs", &pbs, "-nd"])?;
         let front = match target {
             Target::WalbNbd => ["-nbd", text(&socket)?],
             _ => ["-fuse", text(&mount)?],
