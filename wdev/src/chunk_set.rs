@@ -99,7 +99,8 @@ impl ChunkSet {
     pub fn coarsened(&self, chunk: Lb) -> Self {
         let mut coarse = Self::new(chunk);
         for (first, count) in self.ranges() {
-            coarse.mark(Lb(first * self.chunk.0), Lb(count * self.chunk.0));
+            // The last chunk of a device as large as can be named ends beyond what can.
+            coarse.mark(Lb(first * self.chunk.0), Lb(count.saturating_mul(self.chunk.0)));
         }
         coarse
     }
@@ -130,7 +131,7 @@ impl ChunkSet {
         std::iter::from_fn(move || {
             let run = rest.next_range()?;
             let begin = (u64::from(*run.start()) * chunk).max(from.0);
-            let end = ((u64::from(*run.end()) + 1) * chunk).min(to.0);
+            let end = (u64::from(*run.end()) + 1).saturating_mul(chunk).min(to.0);
             Some((Lb(begin), Lb(end - begin)))
         })
     }

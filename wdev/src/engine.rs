@@ -65,6 +65,8 @@ use threads::Bell;
 use throttle::Throttle;
 
 pub(crate) use changed::changed_path;
+#[cfg(feature = "testing")]
+pub use changed::testing as changed_file;
 pub use format::{FormatError, Formatted, format_log_device};
 pub use log_read::LogPacks;
 pub use open::{OpenError, read_super_sector_of};
@@ -253,7 +255,9 @@ impl Engine {
     pub fn status(&self) -> DeviceStatus {
         let shared = &self.shared;
         let state = shared.lock();
-        DeviceStatus {
+        // Counted at the end, when nobody waits for the lock.
+        let tracker = state.changed.tracker.clone();
+        let status = DeviceStatus {
             name: shared.name.clone(),
             uuid: state.uuid,
             salt: state.layout.salt.0,
@@ -268,12 +272,17 @@ impl Engine {
             pending_bytes: state.pending.bytes(),
             on_ring_full: state.throttle.policy,
             waits_for_ring: state.throttle.waiting,
-            changed_bytes: (state.changed.tracker.at_most().ok()).map(|set| set.len() * set.chunk().bytes()),
+            changed_bytes: None,
             changed_problem: state.changed_problem(),
             checkpoint_interval_ms: u32::try_from(state.checkpoint_interval.as_millis()).unwrap_or(u32::MAX),
             ldev: shared.log.path().to_string(),
             ddev: shared.data.path().to_string(),
             node: None,
+        };
+        drop(state);
+        DeviceStatus {
+            changed_bytes: tracker.changed_bytes(),
+            ..status
         }
     }
 

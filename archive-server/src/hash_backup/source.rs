@@ -214,3 +214,6 @@ impl Room {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! One target per parser.
 
+mod changed;
 mod compression;
 mod log;
 mod nbd;
@@ -17,6 +18,7 @@ pub const TARGETS: &[Target] = &[
     log::LOGPACK_HEADER,
     log::LOG_DEVICE,
     log::WLOG,
+    changed::CHANGED,
     wdiff::SORTED,
     wdiff::INDEXED,
     wdiffs::APPLY,

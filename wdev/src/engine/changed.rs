@@ -11,6 +11,8 @@ mod file;
 mod kept;
 mod load;
 mod log_scan;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tracker;
 
 use std::io;
@@ -72,9 +74,9 @@ impl State {
 
     /// What keeps the changes from being known, or from being stored.
     pub(super) fn changed_problem(&self) -> Option<String> {
-        match self.changed.tracker.at_most() {
-            Err(reason) => Some(format!("not known: {reason}")),
-            Ok(_) => (self.changed.kept.problem.as_ref())
+        match self.changed.tracker.lost() {
+            Some(reason) => Some(format!("not known: {reason}")),
+            None => (self.changed.kept.problem.as_ref())
                 .map(|e| format!("known until the device is closed, but cannot be stored: {e}")),
         }
     }
@@ -109,12 +111,15 @@ impl Shared {
             return;
         }
         let permanent = state.lsids.permanent;
-        let snapshot = state.changed.tracker.snapshot(permanent);
+        let mut snapshot = state.changed.tracker.snapshot(permanent);
         drop(state);
         let result = file.store(&snapshot, None);
-        state = self.lock();
         let upto = snapshot.end();
-        state.changed.tracker.compact(upto);
+        snapshot.compact(upto);
+        state = self.lock();
+        if state.epoch == epoch {
+            state.changed.tracker.take_joined(&snapshot);
+        }
         self.note_kept(&mut state, result, (snapshot.oldest(), upto), target.max(upto));
         drop(state);
         drop(file);
@@ -170,31 +175,63 @@ impl Shared {
 
     /// Extents of a checked range, for block status.
     pub(super) fn dirty(&self, offset: u64, len: u64, most: usize) -> Option<Vec<DirtyExtent>> {
-        let state = self.lock();
-        let set = state.changed.tracker.at_most().ok()?;
-        let (mut at, end) = (offset, offset + len);
-        let mut extents = Vec::new();
-        for (first, count) in set.runs_within(Lb(offset / LB_SIZE), Lb(end / LB_SIZE)) {
-            for (upto, dirty) in [(first.bytes(), false), (first.bytes() + count.bytes(), true)] {
-                if upto > at && extents.len() < most {
-                    extents.push(DirtyExtent {
-                        len: upto - at,
-                        dirty,
-                    });
-                    at = upto;
-                }
-            }
-            if extents.len() >= most {
-                break;
-            }
+        // A copy is cheap, and nobody who writes waits for the search in it.
+        let tracker = self.lock().changed.tracker.clone();
+        if tracker.lost().is_some() {
+            return None;
         }
-        if at < end && extents.len() < most {
-            extents.push(DirtyExtent {
-                len: end - at,
-                dirty: false,
-            });
+        let mut extents = Extents {
+            found: Vec::new(),
+            at: offset,
+            most,
+        };
+        let end = offset + len;
+        let window = tracker.chunk().0.saturating_mul(WINDOW_CHUNKS);
+        let mut from = offset / LB_SIZE;
+        while from < end / LB_SIZE && !extents.full() {
+            // To a chunk's end, so that no chunk is met twice.
+            let to = (from / window * window).saturating_add(window).min(end / LB_SIZE);
+            let set = tracker.within(&(Lb(from)..Lb(to)));
+            for (first, count) in set.runs_within(Lb(from), Lb(to)) {
+                extents.add(first.bytes(), false);
+                extents.add(first.bytes() + count.bytes(), true);
+            }
+            from = to;
         }
-        Some(extents)
+        extents.add(end, false);
+        Some(extents.found)
+    }
+}
+
+/// Chunks that are looked at together for a block status.
+const WINDOW_CHUNKS: u64 = 1 << 16;
+
+/// Extents that are found in order; neighbours alike are one.
+struct Extents {
+    found: Vec<DirtyExtent>,
+    /// Up to where.
+    at: u64,
+    most: usize,
+}
+
+impl Extents {
+    /// Whether no more are wanted. The last one may go on; a shorter answer is right too.
+    fn full(&self) -> bool {
+        self.found.len() >= self.most
+    }
+
+    fn add(&mut self, upto: u64, dirty: bool) {
+        if upto <= self.at {
+            return;
+        }
+        let len = upto - self.at;
+        let full = self.full();
+        match self.found.last_mut() {
+            Some(last) if last.dirty == dirty => last.len += len,
+            _ if full => return,
+            _ => self.found.push(DirtyExtent { len, dirty }),
+        }
+        self.at = upto;
     }
 }
 
@@ -203,10 +240,13 @@ impl Engine {
     pub fn changed(&self) -> Result<Changed, Refusal> {
         let shared = &self.shared;
         shared.make_changed_exact();
-        let state = shared.lock();
-        let tracker = &state.changed.tracker;
+        let tracker = shared.lock().changed.tracker.clone();
         Ok(match tracker.total() {
-            Part::Known(set) => Changed::Known(ChangedChunks::new(tracker.base(), tracker.device_size, set)),
+            Part::Known(set) => Changed::Known(ChangedChunks::new(
+                tracker.base(),
+                tracker.device_size,
+                Arc::unwrap_or_clone(set),
+            )),
             Part::Lost { reason } => Changed::Unknown { reason },
         })
     }

@@ -22,7 +22,7 @@ const MAGIC: &[u8; 8] = b"WALBCHG1";
 /// Longest file believed.
 const FILE_MAX: u64 = 256 << 20;
 /// Bytes of the checksum at the end: BLAKE3 of everything before it.
-const SUM: usize = blake3::OUT_LEN;
+pub(super) const SUM: usize = blake3::OUT_LEN;
 
 /// Why a file is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,7 @@ pub(crate) fn changed_path(state_file: &Utf8Path) -> Utf8PathBuf {
     state_file.with_extension("changed")
 }
 
-fn encode(tracker: &Tracker, next_uuid: Option<Uuid>) -> io::Result<Vec<u8>> {
+pub(super) fn encode(tracker: &Tracker, next_uuid: Option<Uuid>) -> io::Result<Vec<u8>> {
     let stored_part = |part: &Part| match part {
         Part::Known(set) => StoredPart::Known(Bytes::from(set.encode())),
         Part::Lost { reason } => StoredPart::Lost(reason.clone()),
@@ -150,7 +150,7 @@ fn encode(tracker: &Tracker, next_uuid: Option<Uuid>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8], ring: u64) -> Result<Found, FileError> {
+pub(super) fn decode(bytes: &[u8], ring: u64) -> Result<Found, FileError> {
     let (content, sum) = bytes.split_last_chunk::<SUM>().ok_or(FileError::Checksum)?;
     let body = content.strip_prefix(MAGIC).ok_or(FileError::Magic)?;
     if blake3::hash(content) != *sum {
@@ -159,9 +159,7 @@ fn decode(bytes: &[u8], ring: u64) -> Result<Found, FileError> {
     let stored: Stored = rmp_serde::from_slice(body)?;
     let part = |part| {
         Ok::<_, ChunkSetError>(match part {
-            StoredPart::Known(bytes) => {
-                Part::Known(ChunkSet::decode(&bytes, stored.chunk, stored.device_size)?)
-            }
+            StoredPart::Known(bytes) => ChunkSet::decode(&bytes, stored.chunk, stored.device_size)?.into(),
             StoredPart::Lost(reason) => Part::Lost { reason },
         })
     };

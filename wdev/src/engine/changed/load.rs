@@ -46,7 +46,7 @@ pub(in crate::engine) fn load(
     let (tracker, durable) = resume(file.path().as_str(), found, &facts, |stretch, chunk| {
         scan(log, geometry, stretch, device_size, chunk).map_err(|e| e.to_string())
     });
-    if let Err(reason) = tracker.at_most() {
+    if let Some(reason) = tracker.lost() {
         tracing::warn!(device = name, "what has changed is not known: {reason}");
     }
     ChangedState {
@@ -92,7 +92,7 @@ pub(in crate::engine) fn resume(
     }
     if tracker.end < log.end {
         let part = match scan((tracker.end, log.end), tracker.chunk()) {
-            Ok(set) => Part::Known(set),
+            Ok(set) => set.into(),
             Err(fault) => Part::Lost {
                 reason: excuse.map_or(fault.clone(), |excuse| format!("{excuse}; and {fault}")),
             },

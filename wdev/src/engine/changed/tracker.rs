@@ -6,9 +6,15 @@
 //!                         overwritten: one segment; the others end about every 16th of the ring
 //! ```
 //! Log is released at any pack: whole segments below go, and of the one in which the oldest lsid lies too much is known
-//! ([`Tracker::inexact`]) until its headers are read again. Marking costs a bit in the newest segment and one in their union.
+//! ([`Tracker::inexact`]) until its headers are read again.
+//!
+//! Everybody who writes waits while a tracker is changed or copied, and its sets may have millions of chunks. So a set is
+//! shared by the copies until one of them changes it: a copy costs the number of segments; marking a bit in the newest
+//! one; a release of log drops segments. What is as long as the sets (their union above all) is made of a copy.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 
 use walb_common::types::{Lb, Lsid, Uuid};
 
@@ -20,14 +26,20 @@ const SEGMENTS: u64 = 16;
 /// What a stretch of log changed.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::engine) enum Part {
-    Known(ChunkSet),
+    Known(Arc<ChunkSet>),
     Lost { reason: String },
+}
+
+impl From<ChunkSet> for Part {
+    fn from(set: ChunkSet) -> Self {
+        Self::Known(Arc::new(set))
+    }
 }
 
 impl Part {
     fn add(&mut self, other: &Self) {
         match (&mut *self, other) {
-            (Self::Known(set), Self::Known(more)) => set.add(more),
+            (Self::Known(set), Self::Known(more)) => Arc::make_mut(set).add(more),
             (Self::Known(_), Self::Lost { .. }) => *self = other.clone(),
             (Self::Lost { .. }, _) => {}
         }
@@ -35,7 +47,7 @@ impl Part {
 
     fn coarsen(&mut self, chunk: Lb) {
         if let Self::Known(set) = self {
-            *set = set.coarsened(chunk);
+            *set = Arc::new(set.coarsened(chunk));
         }
     }
 }
@@ -79,8 +91,6 @@ pub(in crate::engine) struct Tracker {
     ring: u64,
     /// The next pack begins a new segment.
     closed: bool,
-    /// All that is known, together.
-    all: ChunkSet,
 }
 
 impl Tracker {
@@ -98,7 +108,6 @@ impl Tracker {
             grown: Vec::new(),
             ring,
             closed: true,
-            all: ChunkSet::new(chunk),
         }
     }
 
@@ -112,8 +121,7 @@ impl Tracker {
         grown: Vec<Grown>,
         ring: u64,
     ) -> Self {
-        let all = ChunkSet::new(chunk);
-        let mut tracker = Self {
+        Self {
             uuid,
             device_size,
             chunk,
@@ -124,10 +132,7 @@ impl Tracker {
             grown,
             ring,
             closed: true,
-            all,
-        };
-        tracker.unite();
-        tracker
+        }
     }
 
     /// The position that the changes count from.
@@ -182,32 +187,61 @@ impl Tracker {
         self.chunk
     }
 
-    /// All that has changed.
-    pub fn total(&self) -> Part {
-        let mut total = Part::Known(ChunkSet::new(self.chunk));
+    fn parts(&self) -> impl Iterator<Item = &Part> {
         let carried = self.carried.iter().map(|c| &c.part);
-        for part in carried.chain(self.segments.iter().map(|s| &s.part)) {
-            total.add(part);
-        }
-        if let Part::Known(set) = &mut total {
-            for grown in &self.grown {
-                set.mark(grown.from, Lb(grown.to.0 - grown.from.0));
-            }
-            set.clip(self.device_size);
-        }
-        total
+        carried.chain(self.segments.iter().map(|s| &s.part))
     }
 
-    /// All that is known to have changed, perhaps more; or why it is not known.
-    pub fn at_most(&self) -> Result<&ChunkSet, &str> {
-        let carried = self.carried.iter().map(|c| &c.part);
-        let lost = carried
-            .chain(self.segments.iter().map(|s| &s.part))
-            .find_map(|p| match p {
-                Part::Lost { reason } => Some(reason.as_str()),
-                Part::Known(_) => None,
-            });
-        lost.map_or(Ok(&self.all), Err)
+    /// All that has changed, perhaps more (see [`Tracker::inexact`]). Takes as long as the sets are.
+    pub fn total(&self) -> Part {
+        if let Some(reason) = self.lost() {
+            let reason = reason.to_owned();
+            return Part::Lost { reason };
+        }
+        let mut total = ChunkSet::new(self.chunk);
+        for part in self.parts() {
+            if let Part::Known(set) = part {
+                total.add(set);
+            }
+        }
+        for grown in &self.grown {
+            total.mark(grown.from, Lb(grown.to.0 - grown.from.0));
+        }
+        total.clip(self.device_size);
+        total.into()
+    }
+
+    /// Bytes of the chunks that have changed, perhaps more; `None`: not known. Takes as long as the sets are.
+    pub fn changed_bytes(&self) -> Option<u64> {
+        match self.total() {
+            Part::Known(set) => Some(set.len() * set.chunk().bytes()),
+            Part::Lost { .. } => None,
+        }
+    }
+
+    /// Why it is not known what has changed, if it is not.
+    pub fn lost(&self) -> Option<&str> {
+        self.parts().find_map(|part| match part {
+            Part::Lost { reason } => Some(reason.as_str()),
+            Part::Known(_) => None,
+        })
+    }
+
+    /// The part of [`Tracker::total`] that meets the blocks `range`, as far as it is known.
+    pub fn within(&self, range: &Range<Lb>) -> ChunkSet {
+        let mut found = ChunkSet::new(self.chunk);
+        for part in self.parts() {
+            if let Part::Known(set) = part {
+                for (at, len) in set.runs_within(range.start, range.end) {
+                    found.mark(at, len);
+                }
+            }
+        }
+        for grown in &self.grown {
+            let (from, to) = (grown.from.max(range.start), grown.to.min(range.end));
+            found.mark(from, Lb(to.0.saturating_sub(from.0)));
+        }
+        found
     }
 
     /// The log has come to `end`; its newest pack changed these.
@@ -218,7 +252,7 @@ impl Tracker {
             None => false,
         };
         if !open {
-            self.push(end, Part::Known(ChunkSet::new(self.chunk)));
+            self.push(end, ChunkSet::new(self.chunk).into());
             self.merge_gone();
         }
         self.closed = false;
@@ -230,18 +264,16 @@ impl Tracker {
         }) = self.segments.back_mut()
         {
             *last = end;
+            // Copied where a snapshot shares it: only what was begun after the last cut, hence little.
+            let set = Arc::make_mut(set);
             for (at, len) in changes {
                 set.mark(at, len);
-                self.all.mark(at, len);
             }
         }
     }
 
     /// What the log up to `end` changed, all of it or not at all.
     pub fn push(&mut self, end: Lsid, part: Part) {
-        if let Part::Known(set) = &part {
-            self.all.add(set);
-        }
         self.segments.push_back(Segment {
             begin: self.end,
             end,
@@ -279,7 +311,6 @@ impl Tracker {
         while self.segments.front().is_some_and(|s| s.end <= oldest) {
             self.segments.pop_front();
         }
-        self.unite();
     }
 
     /// The stretch of log that must be read again, so that nothing released counts as changed.
@@ -295,21 +326,18 @@ impl Tracker {
         }
         if let Some(first) = self.segments.front_mut() {
             first.begin = stretch.0;
-            first.part = Part::Known(set);
+            first.part = set.into();
         }
-        self.unite();
     }
 
     /// The log was reset: what has changed until now is carried on.
     pub fn after_reset(&self, uuid: Uuid, ring: u64) -> Self {
         let mut fresh = Self::new(uuid, Lsid(0), self.device_size, ring);
         fresh.chunk = self.chunk;
-        fresh.all = ChunkSet::new(self.chunk);
         fresh.carried = Some(Carried {
             base: self.base(),
             part: self.total(),
         });
-        fresh.unite();
         fresh
     }
 
@@ -319,13 +347,11 @@ impl Tracker {
             base: (self.uuid, self.oldest),
             part: Part::Lost { reason },
         });
-        self.unite();
     }
 
     /// What was carried on does not count any more.
     pub fn forget_carried(&mut self) {
         self.carried = None;
-        self.unite();
     }
 
     /// The device has this size now; what it grew by counts as changed.
@@ -352,7 +378,28 @@ impl Tracker {
                 segment.part.coarsen(chunk);
             }
         }
-        self.unite();
+    }
+
+    /// Takes over from a compacted copy what it joined, where that is still what is here. `compact` takes long, this does
+    /// not.
+    pub fn take_joined(&mut self, compacted: &Self) {
+        if compacted.uuid != self.uuid || compacted.chunk != self.chunk {
+            return;
+        }
+        for joined in &compacted.segments {
+            let place =
+                |lsid: Lsid, at: fn(&Segment) -> Lsid| self.segments.iter().position(|s| at(s) == lsid);
+            let (Some(first), Some(last)) = (place(joined.begin, |s| s.begin), place(joined.end, |s| s.end))
+            else {
+                continue;
+            };
+            if first < last {
+                self.segments.drain(first..last);
+                if let Some(segment) = self.segments.get_mut(first) {
+                    *segment = joined.clone();
+                }
+            }
+        }
     }
 
     /// Joins short segments below `limit`, so that there are never more than a few of them for each 16th of the ring.
@@ -386,19 +433,84 @@ impl Tracker {
             }
         }
     }
+}
 
-    fn unite(&mut self) {
-        let mut all = ChunkSet::new(self.chunk);
-        let carried = self.carried.iter().map(|c| &c.part);
-        for part in carried.chain(self.segments.iter().map(|s| &s.part)) {
-            if let Part::Known(set) = part {
-                all.add(set);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: Uuid = Uuid([1; 16]);
+
+    fn shared(a: &Tracker, b: &Tracker) -> usize {
+        let same = |(a, b): (&Segment, &Segment)| match (&a.part, &b.part) {
+            (Part::Known(a), Part::Known(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        a.segments
+            .iter()
+            .zip(&b.segments)
+            .filter(|pair| same(*pair))
+            .count()
+    }
+
+    /// A ring of 64 blocks, so segments of 4.
+    fn filled() -> Tracker {
+        let mut tracker = Tracker::new(UUID, Lsid(0), Lb(1 << 20), 64);
+        for n in 1..=20 {
+            tracker.add_pack(Lsid(n * 2), [(Lb(n * 1000), Lb(300))]);
+            if n % 3 == 0 {
+                tracker.cut();
             }
         }
-        for grown in &self.grown {
-            all.mark(grown.from, Lb(grown.to.0 - grown.from.0));
+        tracker
+    }
+
+    #[test]
+    fn a_copy_copies_no_set_and_neither_does_what_is_written_and_released_meanwhile() {
+        let mut tracker = filled();
+        tracker.cut();
+        let segments = tracker.segments.len();
+        let snapshot = tracker.snapshot(tracker.end());
+        assert_eq!(snapshot.total(), tracker.total());
+        tracker.add_pack(Lsid(42), [(Lb(5), Lb(1))]);
+        assert_eq!(shared(&tracker, &snapshot), segments);
+        let before = snapshot.total();
+        tracker.set_oldest(Lsid(10));
+        assert_eq!(snapshot.total(), before);
+    }
+
+    #[test]
+    fn what_a_copy_has_joined_is_taken_over_where_it_is_still_what_is_here() {
+        let joined = |tracker: &Tracker| {
+            let mut copy = tracker.clone();
+            copy.compact(tracker.end());
+            copy
+        };
+        let mut tracker = filled();
+        let (before, total) = (tracker.segments.len(), tracker.total());
+        let copy = joined(&tracker);
+        assert!(copy.segments.len() < before);
+        tracker.take_joined(&copy);
+        assert_eq!(tracker.segments, copy.segments);
+        assert_eq!(tracker.total(), total);
+        // Log was written and released meanwhile.
+        for released in 0..40 {
+            let mut tracker = filled();
+            let copy = joined(&tracker);
+            tracker.cut();
+            tracker.add_pack(Lsid(42), [(Lb(5), Lb(1))]);
+            tracker.set_oldest(Lsid(released));
+            if let Some(stretch) = tracker.inexact().filter(|_| released % 2 == 0) {
+                tracker.make_exact(stretch, ChunkSet::new(tracker.chunk()));
+            }
+            let total = tracker.total();
+            tracker.take_joined(&copy);
+            assert_eq!(tracker.total(), total, "released up to {released}");
+            assert_eq!(tracker.end(), Lsid(42));
         }
-        all.clip(self.device_size);
-        self.all = all;
+        // Another log, other chunks.
+        let mut reset = tracker.after_reset(Uuid([2; 16]), 64);
+        reset.take_joined(&copy);
+        assert!(reset.segments.is_empty());
     }
 }

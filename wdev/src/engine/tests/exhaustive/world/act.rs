@@ -84,7 +84,9 @@ impl World {
                 let keeping = self.keeping.take().ok_or("nothing to keep")?;
                 let (snapshot, target) = (keeping.0.clone(), keeping.1);
                 let stretch = (snapshot.oldest(), snapshot.end());
-                self.tracker.compact(stretch.1);
+                let mut joined = snapshot.clone();
+                joined.compact(stretch.1);
+                self.tracker.take_joined(&joined);
                 self.kept
                     .stored(stretch, target.max(stretch.1), self.oldest, None);
                 self.file = Some(Rc::new((snapshot, None)));
