@@ -271,7 +271,7 @@ impl Engine {
             read_only: state.failed.is_some(),
             pending_bytes: state.pending.bytes(),
             on_ring_full: state.throttle.policy,
-            waits_for_ring: state.throttle.waiting,
+            waits_for_ring: state.waits_for_ring(),
             changed_bytes: None,
             changed_problem: state.changed_problem(),
             checkpoint_interval_ms: u32::try_from(state.checkpoint_interval.as_millis()).unwrap_or(u32::MAX),

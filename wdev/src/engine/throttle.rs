@@ -33,6 +33,11 @@ impl State {
         })
     }
 
+    /// Whether writes wait. The writer may not have heard yet that there is room; others may have used it meanwhile.
+    pub(super) fn waits_for_ring(&self) -> bool {
+        self.throttle.waiting && self.throttled()
+    }
+
     /// Whether the next write has to wait.
     pub(super) fn throttled(&self) -> bool {
         self.throttled_room()

@@ -187,12 +187,19 @@ impl Setup {
     }
 
     fn attach(&mut self, file: &Path) -> Result<Vec<String>> {
-        aio(&self.loop_on(file)?)
+        aio(&self.loop_on(file, 512)?)
     }
 
-    fn loop_on(&mut self, file: &Path) -> Result<PathBuf> {
+    fn loop_on(&mut self, file: &Path, sector: u32) -> Result<PathBuf> {
         let mut losetup = Command::new("losetup");
-        let device = output(losetup.args(["--find", "--show", "--direct-io=on"]).arg(file))?;
+        losetup.args([
+            "--find",
+            "--show",
+            "--direct-io=on",
+            "--sector-size",
+            &sector.to_string(),
+        ]);
+        let device = output(losetup.arg(file))?;
         self.loops.push(Loop(device.clone()));
         Ok(device.into())
     }
@@ -239,7 +246,10 @@ impl Setup {
         std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, zeros), &mut file)?;
         file.sync_all()?;
         let (log, data) = if self.on_loops {
-            (self.loop_on(&log)?, self.loop_on(&data)?)
+            (
+                self.loop_on(&log, self.physical_block)?,
+                self.loop_on(&data, self.physical_block)?,
+            )
         } else {
             (log, data)
         };
