@@ -1,14 +1,16 @@
 //! `bench device-backup`: what a guest notices of the backup. The same small writes at the same fixed rate on a device of
 //! ours (a) alone, (b) while its log is shipped through the real daemons, (c) while a full backup runs; all on one machine.
+//! With `--elsewhere`, proxy and archive take from it as little as can be of what they would not, were they on another one.
 //!
 //! Each round has a device of its own: alone first, then the full backup, then the shipping that follows it. The log gets
 //! the blocks of its first lap while the data are filled.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use walb_tests::wait::{PATIENCE, until};
-use walb_tests::{Cluster, Role, VolumeSpec};
+use walb_tests::{Cluster, Options, Role, VolumeSpec};
 
 use super::fio::{self, Job, Mode, Sample, Span, mode};
 use super::seconds;
@@ -30,6 +32,10 @@ pub struct Arguments {
     /// The guest's rate, in per cent of what the device does alone.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100))]
     rate: u64,
+    /// As if proxy and archive were on another machine: their files go into this directory, on another disk or in memory, and
+    /// they get what CPU nobody else wants.
+    #[arg(long)]
+    elsewhere: Option<PathBuf>,
     /// One JSON object with every sample, instead of a table.
     #[arg(long)]
     json: bool,
@@ -79,7 +85,19 @@ struct Row {
 
 /// Measures and prints.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let cluster = Cluster::start()?;
+    let elsewhere = arguments.elsewhere.as_deref().map(tempfile::tempdir_in);
+    let elsewhere = elsewhere.transpose().context("make a directory elsewhere")?;
+    let dir_of = |role: &str| elsewhere.as_ref().map(|dir| dir.path().join(role));
+    let mut cluster = Cluster::start_with(&Options {
+        proxy_dir: dir_of("proxy"),
+        archive_dir: dir_of("archive"),
+        ..Options::default()
+    })?;
+    if elsewhere.is_some() {
+        for role in [Role::Proxy, Role::Archive] {
+            give_way(&mut cluster, role)?;
+        }
+    }
     let mut measured: Vec<(usize, Phase, Sample)> = Vec::new();
     let mut rates = vec![0; MODES.len()];
     let mut covered = true;
@@ -130,6 +148,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         cluster.until_restorable(&name, gid, PATIENCE * 10)?;
     }
     print(&rows(&measured, &rates), covered, arguments.json)
+}
+
+/// All threads of a daemon get the lowest priority; those they start inherit it.
+fn give_way(cluster: &mut Cluster, role: Role) -> Result<()> {
+    let pid = cluster.daemon(role).pid().context("it is not running")?;
+    let mut renice = Command::new("renice");
+    renice.args(["-n", "19", "-p"]);
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        renice.arg(thread?.file_name());
+    }
+    let done = renice.output().context("run renice")?;
+    ensure!(
+        done.status.success(),
+        "renice: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
 }
 
 /// Whether the full backup is done.
