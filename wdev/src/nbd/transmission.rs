@@ -125,7 +125,12 @@ fn take_requests<R: Read>(
             cost,
             window: window.clone(),
         };
-        match to_work(&request, payload, agreed) {
+        let work = to_work(&request, payload, agreed);
+        if !matches!(work, Ok(Work::Submit(_))) {
+            // Answered at once, and from what the requests before it left: they go first.
+            arrived.submit();
+        }
+        match work {
             Ok(Work::Submit(op)) => {
                 let done =
                     Box::new(move |result: Result<Bytes, IoErrno>| answer.send(result.map_err(to_errno)));
