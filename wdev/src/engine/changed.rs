@@ -184,11 +184,12 @@ impl Shared {
             found: Vec::new(),
             at: offset,
             most,
+            complete: false,
         };
         let end = offset + len;
         let window = tracker.chunk().0.saturating_mul(WINDOW_CHUNKS);
         let mut from = offset / LB_SIZE;
-        while from < end / LB_SIZE && !extents.full() {
+        while from < end / LB_SIZE && !extents.complete {
             // To a chunk's end, so that no chunk is met twice.
             let to = (from / window * window).saturating_add(window).min(end / LB_SIZE);
             let set = tracker.within(&(Lb(from)..Lb(to)));
@@ -212,23 +213,23 @@ struct Extents {
     /// Up to where.
     at: u64,
     most: usize,
+    /// There was one more than are wanted: what follows it is left out too.
+    complete: bool,
 }
 
 impl Extents {
-    /// Whether no more are wanted. The last one may go on; a shorter answer is right too.
-    fn full(&self) -> bool {
-        self.found.len() >= self.most
-    }
-
     fn add(&mut self, upto: u64, dirty: bool) {
-        if upto <= self.at {
+        if upto <= self.at || self.complete {
             return;
         }
         let len = upto - self.at;
-        let full = self.full();
+        let full = self.found.len() >= self.most;
         match self.found.last_mut() {
             Some(last) if last.dirty == dirty => last.len += len,
-            _ if full => return,
+            _ if full => {
+                self.complete = true;
+                return;
+            }
             _ => self.found.push(DirtyExtent { len, dirty }),
         }
         self.at = upto;
@@ -264,6 +265,44 @@ impl Engine {
             // A crash would bring it back: too much changed, never too little.
             Some(reason) => Err(Refusal::Io { reason }),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extents_that_are_wanted_are_the_first_of_all() {
+        let all = [
+            (10, false),
+            (20, true),
+            (40, false),
+            (60, true),
+            (70, true),
+            (80, false),
+        ];
+        let extents = |most| {
+            let mut extents = Extents {
+                found: Vec::new(),
+                at: 0,
+                most,
+                complete: false,
+            };
+            for (upto, dirty) in all {
+                extents.add(upto, dirty);
+            }
+            extents.found
+        };
+        let whole = extents(usize::MAX);
+        let lengths: Vec<_> = whole.iter().map(|e| (e.len, e.dirty)).collect();
+        assert_eq!(
+            lengths,
+            [(10, false), (10, true), (20, false), (30, true), (10, false)]
+        );
+        for most in 1..=whole.len() {
+            assert_eq!(extents(most), whole[..most]);
         }
     }
 }
