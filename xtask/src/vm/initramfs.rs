@@ -59,7 +59,9 @@ pub fn make(dir: &Path, kernel: &Kernel, binaries: &Path) -> Result<PathBuf> {
     // mkfs and dmsetup look here for what is mounted.
     symlink("/proc/mounts", root.join("etc/mtab")).context("link etc/mtab")?;
     let mut libraries = BTreeSet::new();
-    let init = std::env::current_exe().context("our own path")?;
+    // Cargo may have replaced our own file since we started.
+    let init = dir.join("xtask");
+    fs::copy("/proc/self/exe", &init).with_context(|| format!("copy ourselves to {}", init.display()))?;
     let ours = OURS
         .iter()
         .map(|name| (binaries.join(name), format!("bin/{name}")));
