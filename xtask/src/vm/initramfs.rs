@@ -65,11 +65,12 @@ pub fn make(dir: &Path, kernel: &Kernel, binaries: &Path) -> Result<PathBuf> {
     let ours = OURS
         .iter()
         .map(|name| (binaries.join(name), format!("bin/{name}")));
-    for (from, to) in ours.chain([(init, "init".to_owned())]) {
+    for (from, to) in ours.chain([(init.clone(), "init".to_owned())]) {
         libraries.append(&mut needed_by(&from)?);
         let (from, to) = (from.display().to_string(), root.join(to).display().to_string());
         quietly("strip", &["-o", &to, &from])?;
     }
+    fs::remove_file(&init).with_context(|| format!("remove {}", init.display()))?;
     for name in TOOLS {
         let from = find(name)?;
         libraries.append(&mut needed_by(&from)?);
